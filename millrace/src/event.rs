@@ -1,0 +1,238 @@
+//! Domain events: the trait that [`events!`](crate::events) implements, and what travels beside an event.
+//!
+//! An event is an Avro record whose schema file is the contract. The enum over an aggregate's events
+//! is written by [`events!`](crate::events), never by hand, so that every schema version is listed in
+//! one place and no reader can meet a shape it was not told of.
+
+use apache_avro::Schema;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::codec::CodecError;
+use crate::position::JournalPosition;
+
+/// One released version of one event's schema, as compiled in from its `.avsc` file.
+#[derive(Debug, Clone, Copy)]
+pub struct EventSchema {
+    /// The Avro record name, which is also the event type, such as `OrderPlaced`.
+    pub record: &'static str,
+    /// The number in the file name, from 1; also the `ce_schemaversion` header.
+    pub version: u32,
+    /// The text of the `.avsc` file.
+    pub json: &'static str,
+    /// True for a type that is no longer written: on reading it becomes a newer one through `From`.
+    pub retired: bool,
+}
+
+/// The events of one aggregate type.
+pub trait Event: Sized + Clone + Send + Sync + 'static {
+    /// The aggregate type in snake case, such as `order`; its topic is `order.events`.
+    const AGGREGATE: &'static str;
+    /// Every released schema, oldest version first within a record.
+    const SCHEMAS: &'static [EventSchema];
+
+    /// The Avro record name of this event, such as `OrderPlaced`.
+    fn event_type(&self) -> &'static str;
+
+    /// The Avro body in `schema`, without the registry's framing.
+    fn write(&self, schema: &Schema) -> Result<Vec<u8>, CodecError>;
+
+    /// Reads a body of record `record`; an old shape arrives as the newest one.
+    fn read(
+        record: &str,
+        reader: &crate::codec::DatumReader,
+        body: &[u8],
+    ) -> Result<Self, CodecError>;
+}
+
+/// Where an event stands, who it concerns and what caused it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// UUIDv7 of a journal event; UUIDv5 of what a processor emitted.
+    pub event_id: Uuid,
+    /// When the command was accepted.
+    pub occurred_at: DateTime<Utc>,
+    /// Key in the journal's order.
+    pub position: JournalPosition,
+    /// Number of the schema file that the event was written with.
+    pub schema_version: u32,
+    /// What set off the whole chain that this event belongs to.
+    pub correlation_id: Option<String>,
+    /// Id of the command that led to this event.
+    pub causation_id: Option<String>,
+    /// Tenant that the aggregate belongs to, where there is one.
+    pub tenant_id: Option<String>,
+    /// W3C trace context of the command.
+    pub traceparent: Option<String>,
+}
+
+/// An event as it stands on its topic: decoded, with its key, sequence and place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recorded<E> {
+    /// Topic, such as `order.events`.
+    pub topic: String,
+    /// Partition of the topic.
+    pub partition: i32,
+    /// Offset in the partition.
+    pub offset: i64,
+    /// The record's key.
+    pub aggregate_id: String,
+    /// Version of the aggregate that this event brought about, from 1 without gaps.
+    pub sequence: i64,
+    /// The event in its newest shape.
+    pub event: E,
+    /// Everything else from the headers.
+    pub metadata: Metadata,
+}
+
+/// The topic of an aggregate type's events: `order` -> `order.events`.
+pub fn events_topic(aggregate: &str) -> String {
+    format!("{aggregate}.events")
+}
+
+/// The CloudEvents type of an event: `order` and `OrderPlaced` -> `order.placed`.
+///
+/// The record's leading aggregate name is dropped, the rest becomes snake case; a record that does not
+/// begin with the aggregate's name keeps all its words.
+pub fn ce_type(aggregate: &str, record: &str) -> String {
+    let words = snake_case(record);
+    let rest = words
+        .strip_prefix(aggregate)
+        .and_then(|rest| rest.strip_prefix('_'))
+        .unwrap_or(&words);
+    format!("{aggregate}.{rest}")
+}
+
+fn snake_case(pascal: &str) -> String {
+    let mut out = String::with_capacity(pascal.len() + 4);
+    for (index, letter) in pascal.chars().enumerate() {
+        if letter.is_ascii_uppercase() {
+            if index > 0 {
+                out.push('_');
+            }
+            out.push(letter.to_ascii_lowercase());
+        } else {
+            out.push(letter);
+        }
+    }
+    out
+}
+
+/// Declares the events of one aggregate type: the enum, its schemas and its encoding.
+///
+/// Each record names its released versions, oldest first; the file of version `n` is
+/// `avro/<domain>/<Record>.v<n>.avsc` beside the calling crate's manifest. A `retired` record is only
+/// read: its struct must still exist, and `From` turns it into the record that took its place.
+///
+/// ```ignore
+/// millrace::events! {
+///     /// What can happen to an order.
+///     pub enum OrderEvent for "order" in "commerce" {
+///         OrderPlaced [1, 2],
+///         OrderConfirmed [1],
+///         retired OrderSubmitted [1] => OrderPlaced,
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! events {
+    (
+        $(#[$meta:meta])*
+        pub enum $name:ident for $aggregate:literal in $domain:literal {
+            $( $record:ident [$($version:literal),+] ),+
+            $(, retired $old:ident [$($old_version:literal),+] => $new:ident )*
+            $(,)?
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum $name {
+            $(
+                #[doc = concat!("See [`", stringify!($record), "`].")]
+                $record($record),
+            )+
+        }
+
+        $(
+            impl From<$record> for $name {
+                fn from(event: $record) -> Self {
+                    Self::$record(event)
+                }
+            }
+        )+
+
+        impl $crate::event::Event for $name {
+            const AGGREGATE: &'static str = $aggregate;
+            const SCHEMAS: &'static [$crate::event::EventSchema] = &[
+                $( $( $crate::events!(@schema $domain, $record, $version, false), )+ )+
+                $( $( $crate::events!(@schema $domain, $old, $old_version, true), )+ )*
+            ];
+
+            fn event_type(&self) -> &'static str {
+                match self {
+                    $( Self::$record(_) => stringify!($record), )+
+                }
+            }
+
+            fn write(
+                &self,
+                schema: &$crate::codec::Schema,
+            ) -> ::std::result::Result<::std::vec::Vec<u8>, $crate::codec::CodecError> {
+                match self {
+                    $( Self::$record(event) => $crate::codec::write_datum(schema, event), )+
+                }
+            }
+
+            fn read(
+                record: &str,
+                reader: &$crate::codec::DatumReader,
+                body: &[u8],
+            ) -> ::std::result::Result<Self, $crate::codec::CodecError> {
+                match record {
+                    $(
+                        stringify!($record) => {
+                            reader.read::<$record>(body).map(Self::$record)
+                        }
+                    )+
+                    $(
+                        stringify!($old) => {
+                            reader.read::<$old>(body).map(|old| Self::$new($new::from(old)))
+                        }
+                    )*
+                    other => Err($crate::codec::CodecError::UnknownRecord {
+                        aggregate: $aggregate,
+                        record: other.to_owned(),
+                    }),
+                }
+            }
+        }
+    };
+    (@schema $domain:literal, $record:ident, $version:literal, $retired:literal) => {
+        $crate::event::EventSchema {
+            record: stringify!($record),
+            version: $version,
+            json: include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"), "/avro/", $domain, "/",
+                stringify!($record), ".v", stringify!($version), ".avsc"
+            )),
+            retired: $retired,
+        }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cloudevents_type_is_the_aggregate_and_the_past_tense() {
+        assert_eq!(ce_type("order", "OrderPlaced"), "order.placed");
+        assert_eq!(ce_type("user", "UserRoleChanged"), "user.role_changed");
+        assert_eq!(
+            ce_type("card", "CardAddedToLibrary"),
+            "card.added_to_library"
+        );
+        assert_eq!(ce_type("order", "ItemAdded"), "order.item_added");
+    }
+}

@@ -1,0 +1,17 @@
+//! Millrace: Kafka-native event sourcing and CQRS.
+//!
+//! Commands are decided by pure functions over an aggregate's own events ([`aggregate`]). The events are Avro
+//! records described in schema files ([`event`], [`codec`], [`registry`]). A command's events are appended to a
+//! Postgres journal with optimistic concurrency and published exactly once, in order, to one Kafka topic per
+//! aggregate type. Projections are functions of that log with a committed position, so whatever they derive can be
+//! thrown away and replayed.
+//!
+//! Invariant: this crate holds no word of any business domain.
+
+pub mod aggregate;
+pub mod codec;
+pub mod command;
+pub mod config;
+pub mod event;
+pub mod log;
+pub mod position;

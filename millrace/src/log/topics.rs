@@ -1,0 +1,144 @@
+//! Topics: created with the partitions of the configuration, refused when they have others.
+
+use std::time::Duration;
+
+use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode;
+
+use crate::config::KafkaConfig;
+use crate::log::client;
+
+/// What a topic is for; decides its partitions and what it keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Keyed records, kept for ever.
+    Events,
+    /// One partition, only the newest record of each key.
+    Position,
+}
+
+/// A topic that must exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub kind: Kind,
+}
+
+/// Why the topics are not as they must be.
+#[derive(Debug, thiserror::Error)]
+pub enum TopicError {
+    /// Kafka did not answer or refused.
+    #[error("kafka at {bootstrap}: {source}")]
+    Kafka {
+        /// Where it was asked.
+        bootstrap: String,
+        /// What it said.
+        source: KafkaError,
+    },
+    /// A topic was not created.
+    #[error("topic {name} could not be created: {code}")]
+    Refused {
+        /// Which one.
+        name: String,
+        /// The broker's reason.
+        code: RDKafkaErrorCode,
+    },
+    /// The partition of a key hangs on the number of partitions, so another number is refused.
+    #[error(
+        "topic {name} has {actual} partitions, the configuration says {expected}: set TOPIC_PARTITIONS={actual}, or move to a new topic; keys change partition when the number does"
+    )]
+    Partitions {
+        /// Which one.
+        name: String,
+        /// Partitions of the topic.
+        actual: usize,
+        /// Partitions of the configuration.
+        expected: i32,
+    },
+}
+
+/// Creates what is missing and checks the partitions of what is there.
+pub async fn ensure(config: &KafkaConfig, topics: &[Topic]) -> Result<(), TopicError> {
+    let kafka = |source| TopicError::Kafka {
+        bootstrap: config.kafka_bootstrap.clone(),
+        source,
+    };
+    let admin = client::admin(config).map_err(kafka)?;
+    let new: Vec<NewTopic<'_>> = topics
+        .iter()
+        .map(|topic| new_topic(config, topic))
+        .collect();
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
+    for result in admin.create_topics(&new, &options).await.map_err(kafka)? {
+        match result {
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((name, code)) => return Err(TopicError::Refused { name, code }),
+        }
+    }
+    for topic in topics {
+        let expected = partitions(config, topic.kind);
+        let actual = partition_count(config, &admin, &topic.name).await?;
+        if actual != expected as usize {
+            return Err(TopicError::Partitions {
+                name: topic.name.clone(),
+                actual,
+                expected,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// How many partitions a topic has; waits for a topic that was just created to show.
+async fn partition_count(
+    config: &KafkaConfig,
+    admin: &rdkafka::admin::AdminClient<rdkafka::client::DefaultClientContext>,
+    name: &str,
+) -> Result<usize, TopicError> {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let metadata = tokio::task::block_in_place(|| {
+            admin
+                .inner()
+                .fetch_metadata(Some(name), Duration::from_secs(10))
+        })
+        .map_err(|source| TopicError::Kafka {
+            bootstrap: config.kafka_bootstrap.clone(),
+            source,
+        })?;
+        let count = metadata
+            .topics()
+            .first()
+            .map_or(0, |topic| topic.partitions().len());
+        if count > 0 || tokio::time::Instant::now() > deadline {
+            return Ok(count);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn partitions(config: &KafkaConfig, kind: Kind) -> i32 {
+    match kind {
+        Kind::Events => config.topic_partitions,
+        Kind::Position => 1,
+    }
+}
+
+fn new_topic<'t>(config: &KafkaConfig, topic: &'t Topic) -> NewTopic<'t> {
+    let new = NewTopic::new(
+        &topic.name,
+        partitions(config, topic.kind),
+        TopicReplication::Fixed(config.topic_replication),
+    );
+    match topic.kind {
+        Kind::Events => new.set("retention.ms", "-1").set("retention.bytes", "-1"),
+        // Small segments, cleaned early: the reader at take-over then has little to read.
+        Kind::Position => new
+            .set("cleanup.policy", "compact")
+            .set("segment.bytes", "1048576")
+            .set("min.cleanable.dirty.ratio", "0.1"),
+    }
+}
