@@ -1,0 +1,583 @@
+//! The schema registry: what is registered or looked up at start, and schemas learnt later.
+//!
+//! Subjects follow TopicRecordNameStrategy (`order.events-commerce.OrderPlaced`), compatibility is
+//! FULL_TRANSITIVE: producers and consumers are deployed apart, and a replay starts at offset 0. Every
+//! schema also stands in the journal, so that stored events can be read when the registry is lost, and so
+//! that a role whose schemas are all known starts while the registry is away.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use apache_avro::error::CompatibilityError;
+use apache_avro::schema_compatibility::SchemaCompatibility;
+use schema_registry_converter::async_impl::schema_registry::{
+    SrSettings, get_all_versions, get_schema_by_id, get_schema_by_subject_and_version, post_schema,
+};
+use schema_registry_converter::error::SRCError;
+use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
+use sha2::{Digest, Sha256};
+use sqlx::PgPool;
+
+use crate::codec::{Codec, CodecError, Schema, Writer};
+use crate::config::{Registration, RegistryConfig};
+use crate::event::{Event, EventSchema, events_topic};
+
+/// The schemas of one aggregate type's events.
+#[derive(Debug, Clone, Copy)]
+pub struct SchemaSet {
+    /// Aggregate type.
+    pub aggregate: &'static str,
+    /// Every released schema, oldest version first within a record.
+    pub schemas: &'static [EventSchema],
+}
+
+impl SchemaSet {
+    /// The schemas that `E` declares.
+    pub fn of<E: Event>() -> Self {
+        Self {
+            aggregate: E::AGGREGATE,
+            schemas: E::SCHEMAS,
+        }
+    }
+}
+
+/// Why the schemas are not as they must be.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// A schema cannot read another version, or the other way round.
+    #[error(
+        "schema {subject} version {version} and {ours} are not compatible both ways: {reason}; a field may only be added or removed with a default, anything else is a new record"
+    )]
+    Incompatible {
+        /// Subject in the registry.
+        subject: String,
+        /// The version that ours was compared with, as the registry or the file counts.
+        version: String,
+        /// Which of ours.
+        ours: String,
+        /// The field and what is wrong with it.
+        reason: String,
+    },
+    /// Schemas are only looked up here, and this one is not there.
+    #[error(
+        "schema {subject} version {version} is not registered: register it with `millrace schemas register`, or set SCHEMA_REGISTRATION=register"
+    )]
+    NotRegistered {
+        /// Subject in the registry.
+        subject: String,
+        /// Number of the file.
+        version: u32,
+    },
+    /// A schema file is not a schema.
+    #[error("schema file {record}.v{version}.avsc: {source}")]
+    File {
+        /// Record name.
+        record: &'static str,
+        /// Number of the file.
+        version: u32,
+        /// What is wrong.
+        source: CodecError,
+    },
+    /// The registry refused; trying again will not help.
+    #[error("registry refused {subject}: {reason}")]
+    Refused {
+        /// Subject or schema id.
+        subject: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The registry does not answer, and the journal does not know the schema either.
+    #[error(
+        "registry at {url} does not answer: {reason}; check that it runs and SCHEMA_REGISTRY_URL"
+    )]
+    Unavailable {
+        /// Where it was asked.
+        url: String,
+        /// What happened.
+        reason: String,
+    },
+    /// There is no such schema anywhere.
+    #[error("schema id {0} is neither in the journal nor in the registry")]
+    UnknownId(u32),
+    /// The schema is of a record that is none of ours.
+    #[error("schema id {id} is of record {record}, which is none of ours")]
+    ForeignSchema {
+        /// Schema id.
+        id: u32,
+        /// Full name of its record.
+        record: String,
+    },
+    /// The journal does not answer.
+    #[error("journal: {0}")]
+    Journal(#[from] sqlx::Error),
+}
+
+impl RegistryError {
+    /// True where waiting helps: a server is away.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Journal(_))
+    }
+}
+
+/// A schema of ours as the registry knows it.
+#[derive(Debug, Clone)]
+pub struct Registered {
+    /// Aggregate type.
+    pub aggregate: &'static str,
+    /// Subject in the registry.
+    pub subject: String,
+    /// The schema file.
+    pub schema: EventSchema,
+    /// Its id.
+    pub schema_id: u32,
+}
+
+/// The registry, the journal's copy of it, and the codec that they feed.
+#[derive(Clone)]
+pub struct Registry {
+    url: String,
+    settings: SrSettings,
+    http: reqwest::Client,
+    registration: Registration,
+    sets: Vec<SchemaSet>,
+    journal: Option<PgPool>,
+    codec: Codec,
+}
+
+impl Registry {
+    /// Registers or looks up every schema and returns what encodes and decodes with them.
+    ///
+    /// With a journal, its copy is written before first use; where the registry is away and the journal
+    /// knows every schema, that is enough to start.
+    pub async fn open(
+        config: &RegistryConfig,
+        sets: Vec<SchemaSet>,
+        journal: Option<PgPool>,
+    ) -> Result<Self, RegistryError> {
+        let mut registry = Self::unchecked(config, sets, journal)?;
+        registry.check_files()?;
+        let registered = match registry.register().await {
+            Ok(registered) => {
+                registry.keep(&registered).await?;
+                registered
+            }
+            Err(away @ RegistryError::Unavailable { .. }) => match registry.recall().await? {
+                Some(kept) => {
+                    tracing::warn!(error = %away, "starting with the schemas kept in the journal");
+                    kept
+                }
+                None => return Err(away),
+            },
+            Err(refused) => return Err(refused),
+        };
+        registry.codec = codec_of(&registered)?;
+        Ok(registry)
+    }
+
+    /// A registry client that has registered nothing yet: for `schemas check|list`.
+    pub fn unchecked(
+        config: &RegistryConfig,
+        sets: Vec<SchemaSet>,
+        journal: Option<PgPool>,
+    ) -> Result<Self, RegistryError> {
+        let url = config.schema_registry_url.trim_end_matches('/').to_owned();
+        let unusable = |reason: String| RegistryError::Unavailable {
+            url: url.clone(),
+            reason,
+        };
+        let timeout = Duration::from_secs(5);
+        let settings = SrSettings::new_builder(url.clone())
+            .set_timeout(timeout)
+            .build()
+            .map_err(|error| unusable(error.to_string()))?;
+        let http = reqwest::Client::builder()
+            .timeout(timeout)
+            .build()
+            .map_err(|error| unusable(error.to_string()))?;
+        Ok(Self {
+            url,
+            settings,
+            http,
+            registration: config.schema_registration,
+            sets,
+            journal,
+            codec: Codec::default(),
+        })
+    }
+
+    /// The codec; clones share what is learnt.
+    pub fn codec(&self) -> &Codec {
+        &self.codec
+    }
+
+    /// Makes a schema id known to the codec: from the journal first, then from the registry.
+    ///
+    /// [`RegistryError::UnknownId`] and [`RegistryError::ForeignSchema`] are final answers: the record is
+    /// no event of ours. Everything else is a server that is away.
+    pub async fn learn(&self, id: u32) -> Result<(), RegistryError> {
+        let json = match self.kept(id).await? {
+            Some(json) => json,
+            None => {
+                let json = match get_schema_by_id(id, &self.settings).await {
+                    Ok(found) => found.schema,
+                    Err(error) if is_not_found(&error) => return Err(RegistryError::UnknownId(id)),
+                    Err(error) => return Err(self.failed(&format!("schema id {id}"), &error)),
+                };
+                self.check_is_ours(id, &json)?;
+                json
+            }
+        };
+        self.codec
+            .add_reader(id, &json)
+            .map_err(|error| RegistryError::Refused {
+                subject: format!("schema id {id}"),
+                reason: error.to_string(),
+            })
+    }
+
+    /// Every pair of our own files must read each other, before anyone is asked.
+    pub fn check_files(&self) -> Result<(), RegistryError> {
+        for (set, schema) in self.schemas() {
+            let ours = parse(schema)?;
+            for older in set
+                .schemas
+                .iter()
+                .filter(|other| other.record == schema.record && other.version < schema.version)
+            {
+                compatible(&ours, &parse(older)?).map_err(|reason| {
+                    RegistryError::Incompatible {
+                        subject: subject(set.aggregate, &ours),
+                        version: format!("{} (file)", older.version),
+                        ours: format!("{}.v{}.avsc", schema.record, schema.version),
+                        reason,
+                    }
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares every schema with all versions that the registry has; registers nothing.
+    pub async fn check(&self) -> Result<(), RegistryError> {
+        self.check_files()?;
+        for (set, schema) in self.schemas() {
+            let ours = parse(schema)?;
+            let subject = subject(set.aggregate, &ours);
+            let versions = self.versions(&subject).await?;
+            check_against(&subject, schema, &ours, &versions)?;
+        }
+        Ok(())
+    }
+
+    /// Finds every schema's id, registering what is missing if the configuration says so.
+    pub async fn register(&self) -> Result<Vec<Registered>, RegistryError> {
+        let mut registered = Vec::new();
+        for (set, schema) in self.schemas() {
+            let ours = parse(schema)?;
+            let subject = subject(set.aggregate, &ours);
+            let versions = self.versions(&subject).await?;
+            check_against(&subject, schema, &ours, &versions)?;
+            let known = versions
+                .iter()
+                .find(|known| same_json(&known.json, schema.json));
+            let schema_id = match (known, self.registration) {
+                (Some(known), _) => known.id,
+                (None, Registration::Lookup) => {
+                    return Err(RegistryError::NotRegistered {
+                        subject,
+                        version: schema.version,
+                    });
+                }
+                (None, Registration::Register) => {
+                    if versions.is_empty() {
+                        self.demand_full_compatibility(&subject).await?;
+                    }
+                    self.post(&subject, schema).await?
+                }
+            };
+            registered.push(Registered {
+                aggregate: set.aggregate,
+                subject,
+                schema: *schema,
+                schema_id,
+            });
+        }
+        Ok(registered)
+    }
+
+    fn schemas(&self) -> impl Iterator<Item = (&SchemaSet, &'static EventSchema)> {
+        self.sets
+            .iter()
+            .flat_map(|set| set.schemas.iter().map(move |schema| (set, schema)))
+    }
+
+    /// Every version of a subject; none where the registry does not know it.
+    pub async fn versions(&self, subject: &str) -> Result<Vec<Known>, RegistryError> {
+        let numbers = match get_all_versions(&self.settings, subject.to_owned()).await {
+            Ok(numbers) => numbers,
+            Err(error) if is_not_found(&error) => return Ok(Vec::new()),
+            Err(error) => return Err(self.failed(subject, &error)),
+        };
+        let mut versions = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let found = get_schema_by_subject_and_version(&self.settings, subject, Some(number))
+                .await
+                .map_err(|error| self.failed(subject, &error))?;
+            versions.push(Known {
+                number,
+                id: found.id,
+                json: found.schema,
+            });
+        }
+        Ok(versions)
+    }
+
+    async fn post(&self, subject: &str, schema: &EventSchema) -> Result<u32, RegistryError> {
+        let supplied = SuppliedSchema::new(
+            Some(schema.record.to_owned()),
+            SchemaType::Avro,
+            schema.json.to_owned(),
+        );
+        post_schema(&self.settings, subject.to_owned(), supplied)
+            .await
+            .map(|posted| posted.id)
+            .map_err(|error| self.failed(subject, &error))
+    }
+
+    /// The converter crate has no call for a subject's compatibility, so it is set over plain HTTP.
+    async fn demand_full_compatibility(&self, subject: &str) -> Result<(), RegistryError> {
+        let unavailable = |error: reqwest::Error| RegistryError::Unavailable {
+            url: self.url.clone(),
+            reason: error.without_url().to_string(),
+        };
+        let answer = self
+            .http
+            .put(format!("{}/config/{subject}", self.url))
+            .header("content-type", "application/vnd.schemaregistry.v1+json")
+            .body(r#"{"compatibility":"FULL_TRANSITIVE"}"#)
+            .send()
+            .await
+            .map_err(unavailable)?;
+        if answer.status().is_success() {
+            return Ok(());
+        }
+        Err(RegistryError::Refused {
+            subject: subject.to_owned(),
+            reason: format!("compatibility FULL_TRANSITIVE: {}", answer.status()),
+        })
+    }
+
+    /// Writes what was registered into the journal, before anything is encoded with it.
+    async fn keep(&self, registered: &[Registered]) -> Result<(), RegistryError> {
+        let Some(journal) = &self.journal else {
+            return Ok(());
+        };
+        let ids: Vec<i32> = registered.iter().map(|one| one.schema_id as i32).collect();
+        let subjects: Vec<&str> = registered.iter().map(|one| one.subject.as_str()).collect();
+        let versions: Vec<i32> = registered
+            .iter()
+            .map(|one| one.schema.version as i32)
+            .collect();
+        let prints: Vec<Vec<u8>> = registered
+            .iter()
+            .map(|one| fingerprint(one.schema.json))
+            .collect();
+        let jsons: Vec<&str> = registered.iter().map(|one| one.schema.json).collect();
+        sqlx::query(
+            "INSERT INTO millrace.schemas (id, subject, version, fingerprint, json)
+             SELECT * FROM unnest($1::int[], $2::text[], $3::int[], $4::bytea[], $5::text[])
+             ON CONFLICT (id, subject) DO UPDATE SET version = excluded.version
+             WHERE schemas.version IS DISTINCT FROM excluded.version",
+        )
+        .bind(ids)
+        .bind(subjects)
+        .bind(versions)
+        .bind(prints)
+        .bind(jsons)
+        .execute(journal)
+        .await?;
+        Ok(())
+    }
+
+    /// What the journal knows of our schemas; nothing unless it knows every one of them.
+    async fn recall(&self) -> Result<Option<Vec<Registered>>, RegistryError> {
+        let Some(journal) = &self.journal else {
+            return Ok(None);
+        };
+        let rows: Vec<(i32, String, Vec<u8>)> =
+            sqlx::query_as("SELECT id, subject, fingerprint FROM millrace.schemas")
+                .fetch_all(journal)
+                .await?;
+        let kept: HashMap<(String, Vec<u8>), u32> = rows
+            .into_iter()
+            .map(|(id, subject, print)| ((subject, print), id as u32))
+            .collect();
+        let mut registered = Vec::new();
+        for (set, schema) in self.schemas() {
+            let subject = subject(set.aggregate, &parse(schema)?);
+            let Some(id) = kept.get(&(subject.clone(), fingerprint(schema.json))) else {
+                return Ok(None);
+            };
+            registered.push(Registered {
+                aggregate: set.aggregate,
+                subject,
+                schema: *schema,
+                schema_id: *id,
+            });
+        }
+        Ok(Some(registered))
+    }
+
+    async fn kept(&self, id: u32) -> Result<Option<String>, RegistryError> {
+        let Some(journal) = &self.journal else {
+            return Ok(None);
+        };
+        Ok(
+            sqlx::query_scalar("SELECT json FROM millrace.schemas WHERE id = $1 LIMIT 1")
+                .bind(id as i32)
+                .fetch_optional(journal)
+                .await?,
+        )
+    }
+
+    /// Decoding is bounded to records that we declare: nobody else's schema is parsed for ever.
+    fn check_is_ours(&self, id: u32, json: &str) -> Result<(), RegistryError> {
+        let foreign = |record: String| RegistryError::ForeignSchema { id, record };
+        let schema = Schema::parse_str(json).map_err(|_| foreign("(not a schema)".to_owned()))?;
+        let full_name = full_name(&schema);
+        for (_, ours) in self.schemas() {
+            if self::full_name(&parse(ours)?) == full_name {
+                return Ok(());
+            }
+        }
+        Err(foreign(full_name))
+    }
+
+    fn failed(&self, subject: &str, error: &SRCError) -> RegistryError {
+        if is_answer(error) {
+            RegistryError::Refused {
+                subject: subject.to_owned(),
+                reason: error.to_string(),
+            }
+        } else {
+            self.away(error)
+        }
+    }
+
+    fn away(&self, error: &SRCError) -> RegistryError {
+        RegistryError::Unavailable {
+            url: self.url.clone(),
+            reason: error.to_string(),
+        }
+    }
+}
+
+/// A version that the registry has.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Number within its subject, as the registry counts.
+    pub number: u32,
+    /// Schema id.
+    pub id: u32,
+    /// The schema itself.
+    pub json: String,
+}
+
+/// The subject of a schema: TopicRecordNameStrategy.
+pub fn subject(aggregate: &str, schema: &Schema) -> String {
+    format!("{}-{}", events_topic(aggregate), full_name(schema))
+}
+
+fn full_name(schema: &Schema) -> String {
+    schema
+        .name()
+        .map(|name| name.fullname(None).to_string())
+        .unwrap_or_default()
+}
+
+fn parse(schema: &EventSchema) -> Result<Schema, RegistryError> {
+    Schema::parse_str(schema.json).map_err(|error| RegistryError::File {
+        record: schema.record,
+        version: schema.version,
+        source: error.into(),
+    })
+}
+
+fn check_against(
+    subject: &str,
+    schema: &EventSchema,
+    ours: &Schema,
+    versions: &[Known],
+) -> Result<(), RegistryError> {
+    for known in versions {
+        let incompatible = |reason| RegistryError::Incompatible {
+            subject: subject.to_owned(),
+            version: known.number.to_string(),
+            ours: format!("{}.v{}.avsc", schema.record, schema.version),
+            reason,
+        };
+        let theirs =
+            Schema::parse_str(&known.json).map_err(|error| incompatible(error.to_string()))?;
+        compatible(ours, &theirs).map_err(incompatible)?;
+    }
+    Ok(())
+}
+
+/// Both ways, with the field named on failure.
+fn compatible(ours: &Schema, theirs: &Schema) -> Result<(), String> {
+    let describe = |error: CompatibilityError, reader: &str| match error {
+        CompatibilityError::MissingDefaultValue(field) => {
+            format!("field {field} is only in {reader} and has no default")
+        }
+        CompatibilityError::FieldTypeMismatch(field, cause) => {
+            format!("field {field} has another type: {cause}")
+        }
+        other => other.to_string(),
+    };
+    SchemaCompatibility::can_read(theirs, ours).map_err(|error| describe(error, "our file"))?;
+    SchemaCompatibility::can_read(ours, theirs).map_err(|error| describe(error, "the other"))?;
+    Ok(())
+}
+
+fn codec_of(registered: &[Registered]) -> Result<Codec, RegistryError> {
+    let mut writers = HashMap::new();
+    for one in registered.iter().filter(|one| !one.schema.retired) {
+        // Versions come oldest first, so the newest is the one that stays.
+        let writer = Writer {
+            schema_id: one.schema_id,
+            version: one.schema.version,
+            schema: parse(&one.schema)?,
+        };
+        writers.insert((one.aggregate, one.schema.record), writer);
+    }
+    let codec = Codec::new(writers);
+    for one in registered {
+        codec
+            .add_reader(one.schema_id, one.schema.json)
+            .map_err(|source| RegistryError::File {
+                record: one.schema.record,
+                version: one.schema.version,
+                source,
+            })?;
+    }
+    Ok(codec)
+}
+
+/// Equal but for white space and the order of attributes.
+fn same_json(one: &str, other: &str) -> bool {
+    let parse = serde_json::from_str::<serde_json::Value>;
+    matches!((parse(one), parse(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+fn fingerprint(json: &str) -> Vec<u8> {
+    Sha256::digest(json).to_vec()
+}
+
+// The converter crate keeps the HTTP status only in its text.
+fn is_answer(error: &SRCError) -> bool {
+    error.error.contains("failed with status 4")
+}
+
+fn is_not_found(error: &SRCError) -> bool {
+    error.error.contains("failed with status 404")
+}
