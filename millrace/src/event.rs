@@ -131,8 +131,8 @@ fn snake_case(pascal: &str) -> String {
 ///     pub enum OrderEvent for "order" in "commerce" {
 ///         OrderPlaced [1, 2],
 ///         OrderConfirmed [1],
-///         retired OrderSubmitted [1] => OrderPlaced,
 ///     }
+///     retired { OrderSubmitted [1] => OrderPlaced }
 /// }
 /// ```
 #[macro_export]
@@ -140,10 +140,9 @@ macro_rules! events {
     (
         $(#[$meta:meta])*
         pub enum $name:ident for $aggregate:literal in $domain:literal {
-            $( $record:ident [$($version:literal),+] ),+
-            $(, retired $old:ident [$($old_version:literal),+] => $new:ident )*
-            $(,)?
+            $( $record:ident [$($version:literal),+] ),+ $(,)?
         }
+        $( retired { $( $old:ident [$($old_version:literal),+] => $new:ident ),+ $(,)? } )?
     ) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq)]
@@ -166,7 +165,7 @@ macro_rules! events {
             const AGGREGATE: &'static str = $aggregate;
             const SCHEMAS: &'static [$crate::event::EventSchema] = &[
                 $( $( $crate::events!(@schema $domain, $record, $version, false), )+ )+
-                $( $( $crate::events!(@schema $domain, $old, $old_version, true), )+ )*
+                $( $( $( $crate::events!(@schema $domain, $old, $old_version, true), )+ )+ )?
             ];
 
             fn event_type(&self) -> &'static str {
@@ -195,11 +194,11 @@ macro_rules! events {
                             reader.read::<$record>(body).map(Self::$record)
                         }
                     )+
-                    $(
+                    $($(
                         stringify!($old) => {
                             reader.read::<$old>(body).map(|old| Self::$new($new::from(old)))
                         }
-                    )*
+                    )+)?
                     other => Err($crate::codec::CodecError::UnknownRecord {
                         aggregate: $aggregate,
                         record: other.to_owned(),

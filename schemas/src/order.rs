@@ -13,8 +13,8 @@ millrace::events! {
         OrderShipped [1],
         OrderDelivered [1],
         OrderCancelled [1],
-        retired OrderSubmitted [1] => OrderPlaced,
     }
+    retired { OrderSubmitted [1] => OrderPlaced }
 }
 
 /// A customer began to collect items.
