@@ -13,6 +13,7 @@ pub mod codec;
 pub mod command;
 pub mod config;
 pub mod event;
+pub mod journal;
 pub mod log;
 pub mod position;
 pub mod registry;

@@ -1,9 +1,9 @@
-//! Commands: the set that an aggregate takes, and the envelope that one arrives in.
+//! The set of commands that an aggregate takes.
 
 use serde::de::DeserializeOwned;
 
 /// The commands of one aggregate type; implemented by [`commands!`](crate::commands), never by hand.
-pub trait CommandSet: Sized + Send + 'static {
+pub trait CommandSet: Clone + Send + Sync + 'static {
     /// Every command type, such as `PlaceOrder`.
     const TYPES: &'static [&'static str];
 

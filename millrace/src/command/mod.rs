@@ -1,0 +1,16 @@
+//! Commands: what an aggregate takes, the envelope that one arrives in, and the handler that decides it.
+//!
+//! Every command ends in exactly one of: accepted (its events are durable), refused with a reason, or failed
+//! with word that its outcome is not known and how to find it out: send it again under the same id.
+
+mod envelope;
+mod handler;
+mod node;
+mod round;
+mod set;
+mod writer;
+
+pub use envelope::{Accepted, CommandError, CommandId, Envelope, EventRef};
+pub use handler::{CommandHandler, WriteConfig};
+pub use node::{Commands, HistoryEntry, HistoryPage, Moment, Node, StateAt};
+pub use set::{CommandDataError, CommandSet, read_data};

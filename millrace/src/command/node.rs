@@ -1,0 +1,289 @@
+//! All aggregate types behind one door: commands by name, history, and state at any moment.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::aggregate::Aggregate;
+use crate::codec::Codec;
+use crate::command::handler::WriteSide;
+use crate::command::{Accepted, CommandError, CommandHandler, CommandSet, Envelope, WriteConfig};
+use crate::event::Event;
+use crate::journal::{Journal, load};
+use crate::position::JournalPosition;
+
+type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, CommandError>> + Send + 'a>>;
+
+/// Events that are read at a time.
+const PAGE_MAX: i64 = 1000;
+
+/// A moment in an aggregate's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// After its newest event.
+    Now,
+    /// After this event.
+    Sequence(i64),
+    /// After the last event before the first one that is later than this.
+    Time(DateTime<Utc>),
+}
+
+impl std::str::FromStr for Moment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(sequence) = text.parse() {
+            return Ok(Self::Sequence(sequence));
+        }
+        text.parse().map(Self::Time).map_err(|_| {
+            format!("{text:?} is neither a sequence nor a time: write 7 or 2026-01-31T12:00:00Z")
+        })
+    }
+}
+
+/// One event as history shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct HistoryEntry {
+    /// Version of the aggregate after it.
+    pub sequence: i64,
+    /// `ce_id`.
+    pub id: Uuid,
+    /// Record name.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// When it was accepted.
+    pub time: DateTime<Utc>,
+    /// Its content, in the shape that it was written in.
+    pub data: serde_json::Value,
+    /// What set off the chain.
+    pub correlation_id: Option<String>,
+    /// Id of the command.
+    pub causation_id: Option<String>,
+    /// Place in the journal.
+    pub position: JournalPosition,
+}
+
+/// A part of an aggregate's history.
+#[derive(Debug, Clone, Serialize)]
+pub struct HistoryPage {
+    /// Aggregate type.
+    pub aggregate: &'static str,
+    /// Aggregate id.
+    pub id: String,
+    /// Events in order.
+    pub events: Vec<HistoryEntry>,
+    /// Sequence to ask for events after, where there may be more.
+    pub next_after_sequence: Option<i64>,
+}
+
+/// An aggregate's state at a moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct StateAt {
+    /// Aggregate type.
+    pub aggregate: &'static str,
+    /// Aggregate id.
+    pub id: String,
+    /// Version at that moment; 0 where nothing had happened yet.
+    pub version: i64,
+    /// Time of the last event in it.
+    pub at: Option<DateTime<Utc>>,
+    /// The state.
+    pub state: serde_json::Value,
+}
+
+/// One aggregate type, its Rust types erased.
+pub trait Node: Send + Sync {
+    /// The aggregate type, such as `order`.
+    fn aggregate(&self) -> &'static str;
+    /// Its command types.
+    fn command_types(&self) -> &'static [&'static str];
+    /// Fields of a command that stand in no id, hash, log or rejects file.
+    fn secret_fields(&self, command_type: &str) -> &'static [&'static str];
+    /// Decides a command.
+    fn handle(&self, envelope: Envelope) -> Answer<'_, Accepted>;
+    /// Events after a sequence, at most `limit` of them.
+    fn history(&self, id: String, after_sequence: i64, limit: i64) -> Answer<'_, HistoryPage>;
+    /// The state at a moment.
+    fn state(&self, id: String, at: Moment) -> Answer<'_, StateAt>;
+}
+
+struct TypedNode<A: Aggregate> {
+    handler: CommandHandler<A>,
+    side: WriteSide,
+}
+
+impl<A: Aggregate> Node for TypedNode<A> {
+    fn aggregate(&self) -> &'static str {
+        A::Event::AGGREGATE
+    }
+
+    fn command_types(&self) -> &'static [&'static str] {
+        A::Command::TYPES
+    }
+
+    fn secret_fields(&self, command_type: &str) -> &'static [&'static str] {
+        A::Command::secret_fields(command_type)
+    }
+
+    fn handle(&self, envelope: Envelope) -> Answer<'_, Accepted> {
+        Box::pin(self.handler.handle(envelope))
+    }
+
+    fn history(&self, id: String, after_sequence: i64, limit: i64) -> Answer<'_, HistoryPage> {
+        Box::pin(async move {
+            let limit = limit.clamp(1, PAGE_MAX);
+            let rows = page::<A>(&self.side, &id, after_sequence, limit).await?;
+            let full = rows.len() as i64 == limit;
+            let next_after_sequence = rows.last().map(|row| row.sequence).filter(|_| full);
+            let events = rows
+                .into_iter()
+                .map(|row| entry(&self.side.codec, row))
+                .collect::<Result<_, _>>()?;
+            Ok(HistoryPage {
+                aggregate: A::Event::AGGREGATE,
+                id,
+                events,
+                next_after_sequence,
+            })
+        })
+    }
+
+    fn state(&self, id: String, at: Moment) -> Answer<'_, StateAt> {
+        Box::pin(async move {
+            let mut state = A::default();
+            let (mut version, mut time) = (0, None);
+            // From the first event on: a snapshot may be later than the moment, or of another shape.
+            'pages: loop {
+                let rows = page::<A>(&self.side, &id, version, PAGE_MAX).await?;
+                let full = rows.len() as i64 == PAGE_MAX;
+                for row in rows {
+                    let past = match at {
+                        Moment::Now => false,
+                        Moment::Sequence(sequence) => row.sequence > sequence,
+                        Moment::Time(moment) => row.occurred_at > moment,
+                    };
+                    if past {
+                        break 'pages;
+                    }
+                    let event = self.side.codec.decode::<A::Event>(&row.payload);
+                    state.evolve(&event.map_err(fault)?);
+                    (version, time) = (row.sequence, Some(row.occurred_at));
+                }
+                if !full {
+                    break;
+                }
+            }
+            Ok(StateAt {
+                aggregate: A::Event::AGGREGATE,
+                id,
+                version,
+                at: time,
+                state: serde_json::to_value(&state).map_err(fault)?,
+            })
+        })
+    }
+}
+
+async fn page<A: Aggregate>(
+    side: &WriteSide,
+    id: &str,
+    after_sequence: i64,
+    limit: i64,
+) -> Result<Vec<load::HistoryRow>, CommandError> {
+    let away = |error: sqlx::Error| CommandError::Unavailable(format!("journal: {error}"));
+    let mut connection = side.journal.pool().acquire().await.map_err(away)?;
+    load::history(
+        &mut connection,
+        A::Event::AGGREGATE,
+        id,
+        after_sequence,
+        limit,
+    )
+    .await
+    .map_err(away)
+}
+
+fn entry(codec: &Codec, row: load::HistoryRow) -> Result<HistoryEntry, CommandError> {
+    let (_, data) = codec.decode_json(&row.payload).map_err(fault)?;
+    let header = |name: &str| row.headers.get(name)?.as_str().map(str::to_owned);
+    Ok(HistoryEntry {
+        sequence: row.sequence,
+        id: row.event_id,
+        time: row.occurred_at,
+        data,
+        correlation_id: header("correlationid"),
+        causation_id: header("causationid"),
+        position: JournalPosition {
+            generation: row.generation,
+            xid: row.xid,
+            position: row.position,
+        },
+        event_type: row.event_type,
+    })
+}
+
+fn fault(error: impl std::fmt::Display) -> CommandError {
+    CommandError::Fault(error.to_string())
+}
+
+/// The write side: takes a command for any aggregate type that was added.
+#[derive(Clone)]
+pub struct Commands {
+    side: WriteSide,
+    nodes: BTreeMap<&'static str, Arc<dyn Node>>,
+}
+
+impl Commands {
+    /// A write side without aggregate types. `appended` is notified after every append: the relay's wake-up.
+    pub fn new(
+        journal: Journal,
+        codec: Codec,
+        config: WriteConfig,
+        topic_partitions: i32,
+        appended: Arc<Notify>,
+    ) -> Self {
+        Self {
+            side: WriteSide {
+                journal,
+                codec,
+                config,
+                topic_partitions,
+                appended,
+            },
+            nodes: BTreeMap::new(),
+        }
+    }
+
+    /// Adds an aggregate type and starts its writers.
+    #[must_use]
+    pub fn aggregate<A: Aggregate>(mut self) -> Self {
+        let node = TypedNode::<A> {
+            handler: CommandHandler::start(&self.side),
+            side: self.side.clone(),
+        };
+        self.nodes.insert(A::Event::AGGREGATE, Arc::new(node));
+        self
+    }
+
+    /// The node of an aggregate type.
+    pub fn node(&self, aggregate: &str) -> Result<&dyn Node, CommandError> {
+        self.nodes
+            .get(aggregate)
+            .map(AsRef::as_ref)
+            .ok_or_else(|| CommandError::UnknownAggregate {
+                aggregate: aggregate.to_owned(),
+                known: self.nodes.keys().copied().collect::<Vec<_>>().join(", "),
+            })
+    }
+
+    /// The journal that it writes to.
+    pub fn journal(&self) -> &Journal {
+        &self.side.journal
+    }
+}

@@ -1,0 +1,595 @@
+//! One round of a writer: look up, decide, append, confirm, answer.
+//!
+//! Invariants, and the schedules that would break them:
+//! - A decision rests on committed state only. Loading and deciding come before the append, which is the first
+//!   write of its transaction. (Broken by deciding on state whose append is still in flight: another process could
+//!   publish sequence 2 before 1.)
+//! - Only an accepted command is guarded by the compare-and-set. A rejection, a no-op or a conflict that was
+//!   decided on cached state is answered only after `streams.version` confirmed that state. (Broken by a stale
+//!   cache: another process reopened what this one believes closed, and the caller is refused what is allowed.)
+//! - A command that may have been appended before, on a connection that broke, is looked for by the ids of its
+//!   events before it is decided again. (Broken by a retry after a lost answer: it would happen twice.)
+
+use std::collections::{HashMap, HashSet};
+
+use fail::fail_point;
+use sqlx::PgConnection;
+
+use crate::aggregate::{Aggregate, Context};
+use crate::codec::CodecError;
+use crate::command::writer::{Job, Writer};
+use crate::command::{Accepted, CommandError, CommandId, EventRef};
+use crate::event::{Event, events_topic};
+use crate::journal::append::{
+    Append, Appended, Confirmation, NewEvent, NewOutcome, append, confirm,
+};
+use crate::journal::load::{self, LoadError, Loaded, Outcome, StoredEvent};
+use crate::position::{JournalPosition, Token, partition_of};
+
+/// What was decided about one command, not yet answered.
+enum Decision {
+    /// Its id stands for this outcome.
+    Repeat(Outcome),
+    /// It was appended on a connection that broke.
+    Found(Vec<StoredEvent>),
+    /// It brings about these events.
+    Accept {
+        events: Vec<EventRef>,
+        /// Index of its last event among those that the round appends to the aggregate.
+        last: usize,
+    },
+    /// It is accepted and brings about nothing.
+    NoOp { version: i64 },
+    /// It is refused, on this version; on none where the reason is durable itself.
+    Refuse {
+        version: Option<i64>,
+        error: CommandError,
+    },
+    /// Another command of this round has the same id, or its aggregate lost: next round.
+    Again,
+}
+
+/// An aggregate while its commands are decided.
+struct Work<A> {
+    loaded: Loaded<A>,
+    append: Append,
+}
+
+pub(crate) struct Round<'w, A: Aggregate> {
+    writer: &'w mut Writer<A>,
+    jobs: Vec<Option<Job<A::Command>>>,
+    decisions: Vec<Decision>,
+    work: HashMap<String, Work<A>>,
+}
+
+impl<'w, A: Aggregate> Round<'w, A> {
+    pub(crate) fn new(writer: &'w mut Writer<A>, jobs: Vec<Job<A::Command>>) -> Self {
+        Self {
+            writer,
+            jobs: jobs.into_iter().map(Some).collect(),
+            decisions: Vec::new(),
+            work: HashMap::new(),
+        }
+    }
+
+    /// What must come again, in order.
+    pub(crate) fn into_unanswered(self) -> Vec<Job<A::Command>> {
+        self.jobs.into_iter().flatten().collect()
+    }
+
+    pub(crate) async fn run(&mut self, connection: &mut PgConnection) -> Result<(), LoadError> {
+        let outcomes = self.outcomes(connection).await?;
+        let found = self.found(connection).await?;
+        self.load(connection).await?;
+        self.decide(outcomes, found);
+        let appended = self.append(connection).await?;
+        let standing = self.confirm(connection, &appended).await?;
+        let stored = self.stored(connection).await?;
+        self.answer(&appended, &standing, &stored);
+        self.keep_states(&appended, connection).await;
+        Ok(())
+    }
+
+    fn jobs(&self) -> impl Iterator<Item = &Job<A::Command>> {
+        self.jobs.iter().flatten()
+    }
+
+    async fn outcomes(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<HashMap<(String, String), Outcome>, LoadError> {
+        let keys: Vec<(&str, &str)> = self
+            .jobs()
+            .filter(|job| !matches!(job.envelope.id, CommandId::Made(_)))
+            .map(|job| (job.envelope.aggregate_id.as_str(), job.envelope.id.as_str()))
+            .collect();
+        Ok(load::outcomes(connection, A::Event::AGGREGATE, &keys).await?)
+    }
+
+    /// Events of commands that are in doubt, by aggregate id.
+    async fn found(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<HashMap<String, Vec<StoredEvent>>, LoadError> {
+        let ranges: Vec<(&str, i64, i64)> = self
+            .jobs()
+            .filter(|job| job.in_doubt)
+            .map(|job| (job.envelope.aggregate_id.as_str(), 1, i64::MAX))
+            .collect::<HashSet<_>>()
+            .into_iter()
+            .collect();
+        let mut found: HashMap<String, Vec<StoredEvent>> = HashMap::new();
+        if !ranges.is_empty() {
+            for event in load::ranges(connection, A::Event::AGGREGATE, &ranges).await? {
+                found
+                    .entry(event.aggregate_id.clone())
+                    .or_default()
+                    .push(event);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes the states out of the cache; what fails from here on is loaded anew by the next round.
+    async fn load(&mut self, connection: &mut PgConnection) -> Result<(), LoadError> {
+        let mut missing = HashSet::new();
+        for job in self.jobs.iter().flatten() {
+            let id = &job.envelope.aggregate_id;
+            if self.work.contains_key(id) || missing.contains(id.as_str()) {
+                continue;
+            }
+            match self.writer.cache.pop(id) {
+                Some(loaded) => {
+                    self.work.insert(id.clone(), Work::new(id, loaded));
+                }
+                None => {
+                    missing.insert(id.as_str());
+                }
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let missing: Vec<&str> = missing.into_iter().collect();
+        let codec = &self.writer.side.codec;
+        let loaded =
+            load::aggregates::<A>(connection, codec, A::Event::AGGREGATE, &missing).await?;
+        for (id, loaded) in loaded {
+            let work = Work::new(&id, loaded);
+            self.work.insert(id, work);
+        }
+        Ok(())
+    }
+
+    fn decide(
+        &mut self,
+        outcomes: HashMap<(String, String), Outcome>,
+        found: HashMap<String, Vec<StoredEvent>>,
+    ) {
+        let mut seen: HashSet<(String, String)> = HashSet::new();
+        let side = self.writer.side.clone();
+        for job in self.jobs.iter_mut().flatten() {
+            let id = job.envelope.aggregate_id.clone();
+            let key = (id.clone(), job.envelope.id.as_str().to_owned());
+            let ours = |event: &&StoredEvent| job.event_ids.contains(&event.event_id);
+            let before: Vec<StoredEvent> = found
+                .get(&id)
+                .filter(|_| job.in_doubt)
+                .map(|events| events.iter().filter(ours).cloned().collect())
+                .unwrap_or_default();
+            let decision = if !before.is_empty() {
+                Decision::Found(before)
+            } else if let Some(outcome) = outcomes.get(&key) {
+                repeat::<A>(job, outcome)
+            } else if !seen.insert(key) {
+                Decision::Again
+            } else {
+                let work = self
+                    .work
+                    .get_mut(&id)
+                    .expect("every job's aggregate was loaded");
+                work.decide(job, &side.codec, side.config.event_bytes_max)
+            };
+            self.decisions.push(decision);
+        }
+    }
+
+    async fn append(&mut self, connection: &mut PgConnection) -> Result<Appended, LoadError> {
+        let appends: Vec<Append> = self
+            .work
+            .values_mut()
+            .filter(|work| !work.append.events.is_empty())
+            .map(|work| std::mem::take(&mut work.append))
+            .collect();
+        if appends.is_empty() {
+            return Ok(Appended::new());
+        }
+        fail_point!("journal.before-append");
+        let doubts: Vec<bool> = self.jobs().map(|job| job.in_doubt).collect();
+        for (job, decision) in self.jobs.iter_mut().flatten().zip(&self.decisions) {
+            job.in_doubt |= matches!(decision, Decision::Accept { .. });
+        }
+        let appended = append(connection, A::Event::AGGREGATE, &appends).await?;
+        fail_point!("journal.after-append");
+        // The answer settles this append, but not an earlier one whose answer was lost.
+        for (job, doubt) in self.jobs.iter_mut().flatten().zip(doubts) {
+            job.in_doubt = doubt;
+        }
+        self.writer.side.appended.notify_one();
+        for work in appends {
+            let lost = !appended.contains_key(&work.aggregate_id);
+            if !lost {
+                continue;
+            }
+            self.work.remove(&work.aggregate_id);
+            let decided = self.jobs.iter().flatten().zip(&mut self.decisions);
+            for (_, decision) in decided.filter(|(job, decision)| {
+                job.envelope.aggregate_id == work.aggregate_id
+                    && !matches!(decision, Decision::Repeat(_) | Decision::Found(_))
+            }) {
+                *decision = Decision::Again;
+            }
+        }
+        Ok(appended)
+    }
+
+    /// Which of the answers that wrote no event still stand, by index of the job.
+    async fn confirm(
+        &mut self,
+        connection: &mut PgConnection,
+        appended: &Appended,
+    ) -> Result<HashSet<usize>, LoadError> {
+        let mut indexes = Vec::new();
+        let mut confirmations = Vec::new();
+        for (index, (job, decision)) in self.jobs().zip(&self.decisions).enumerate() {
+            let (version, rejection) = match decision {
+                Decision::NoOp { version } => (Some(*version), None),
+                Decision::Refuse { version, error } => (*version, Some(error)),
+                _ => continue,
+            };
+            let id = &job.envelope.aggregate_id;
+            let proven = appended.contains_key(id);
+            indexes.push(index);
+            confirmations.push(Confirmation {
+                aggregate_id: id.clone(),
+                version: version.filter(|_| !proven),
+                outcome: outcome_to_keep(job, version.unwrap_or_default(), rejection),
+            });
+        }
+        if confirmations.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let standing = confirm(connection, A::Event::AGGREGATE, &confirmations).await?;
+        fail_point!("journal.after-confirm");
+        Ok(indexes
+            .into_iter()
+            .zip(standing)
+            .filter_map(|(index, stands)| stands.then_some(index))
+            .collect())
+    }
+
+    /// The stored events that repeats and no-ops answer with, by aggregate and sequence.
+    async fn stored(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<HashMap<(String, i64), StoredEvent>, LoadError> {
+        let ranges: Vec<(&str, i64, i64)> = self
+            .jobs()
+            .zip(&self.decisions)
+            .filter_map(|(job, decision)| {
+                let id = job.envelope.aggregate_id.as_str();
+                match decision {
+                    Decision::Repeat(outcome) if outcome.rejection.is_none() => {
+                        let events = i64::from(outcome.events.max(1));
+                        Some((id, outcome.version - events + 1, outcome.version))
+                    }
+                    Decision::NoOp { version } => Some((id, *version, *version)),
+                    _ => None,
+                }
+            })
+            .collect();
+        if ranges.is_empty() {
+            return Ok(HashMap::new());
+        }
+        Ok(load::ranges(connection, A::Event::AGGREGATE, &ranges)
+            .await?
+            .into_iter()
+            .map(|event| ((event.aggregate_id.clone(), event.sequence), event))
+            .collect())
+    }
+
+    fn answer(
+        &mut self,
+        appended: &Appended,
+        standing: &HashSet<usize>,
+        stored: &HashMap<(String, i64), StoredEvent>,
+    ) {
+        let partitions = self.writer.side.topic_partitions;
+        let decisions = std::mem::take(&mut self.decisions);
+        for (index, (slot, decision)) in self.jobs.iter_mut().zip(decisions).enumerate() {
+            let id = match slot {
+                Some(job) => job.envelope.aggregate_id.clone(),
+                None => continue,
+            };
+            let at = |sequence: i64| stored.get(&(id.clone(), sequence));
+            let accepted =
+                |version, events, position: Option<JournalPosition>, repeated| Accepted {
+                    aggregate: A::Event::AGGREGATE,
+                    id: id.clone(),
+                    version,
+                    events,
+                    token: position.map(|position| token::<A>(&id, partitions, position)),
+                    repeated,
+                };
+            let result = match decision {
+                Decision::Accept { events, last } => {
+                    let version = events.last().map_or(0, |event| event.sequence);
+                    let position = appended.get(&id).and_then(|all| all.get(last).copied());
+                    Some(Ok(accepted(version, events, position, false)))
+                }
+                Decision::NoOp { version } if standing.contains(&index) => {
+                    let position = at(version).map(StoredEvent::position);
+                    Some(Ok(accepted(version, Vec::new(), position, false)))
+                }
+                Decision::Refuse { error, .. } if standing.contains(&index) => Some(Err(error)),
+                Decision::Repeat(outcome) => Some(match outcome.rejection {
+                    Some(reason) => Err(CommandError::Rejected {
+                        reason,
+                        version: outcome.version,
+                        repeated: true,
+                    }),
+                    None => {
+                        let first = outcome.version - i64::from(outcome.events) + 1;
+                        let events = (first..=outcome.version).filter_map(at).map(reference);
+                        let position = at(outcome.version).map(StoredEvent::position);
+                        Ok(accepted(outcome.version, events.collect(), position, true))
+                    }
+                }),
+                Decision::Found(events) => events.last().map(|last| {
+                    let references = events.iter().map(reference).collect();
+                    Ok(accepted(
+                        last.sequence,
+                        references,
+                        Some(last.position()),
+                        false,
+                    ))
+                }),
+                Decision::NoOp { .. } | Decision::Refuse { .. } | Decision::Again => None,
+            };
+            match (result, slot.take()) {
+                (Some(result), Some(job)) => job.answer(result),
+                (None, Some(mut job)) => {
+                    job.attempts += 1;
+                    // What this state refused, newer state may allow.
+                    self.work.remove(&id);
+                    *slot = Some(job);
+                }
+                (_, None) => {}
+            }
+        }
+    }
+
+    /// Returns proven states to the cache and stores the snapshots that are due.
+    async fn keep_states(&mut self, appended: &Appended, connection: &mut PgConnection) {
+        let every = self.writer.side.config.snapshot_events;
+        let mut due = Vec::new();
+        for (id, mut work) in self.work.drain() {
+            let version = work.loaded.version;
+            if appended.contains_key(&id)
+                && version - work.loaded.snapshot >= every
+                && let Ok(state) = serde_json::to_value(&work.loaded.state)
+            {
+                due.push((id.clone(), version, state));
+                work.loaded.snapshot = version;
+            }
+            self.writer.cache.put(id, work.loaded);
+        }
+        if due.is_empty() {
+            return;
+        }
+        // A snapshot only saves time: without it the next load reads more events.
+        let saved = load::save_snapshots(connection, A::Event::AGGREGATE, A::SHAPE, &due).await;
+        fail_point!("journal.after-snapshot");
+        if let Err(error) = saved {
+            tracing::warn!(%error, aggregate = A::Event::AGGREGATE, "snapshots were not stored");
+        }
+    }
+}
+
+impl<A: Aggregate> Work<A> {
+    fn new(id: &str, loaded: Loaded<A>) -> Self {
+        Self {
+            append: Append {
+                aggregate_id: id.to_owned(),
+                expected: loaded.version,
+                ..Append::default()
+            },
+            loaded,
+        }
+    }
+
+    fn decide(
+        &mut self,
+        job: &mut Job<A::Command>,
+        codec: &crate::codec::Codec,
+        event_bytes_max: usize,
+    ) -> Decision {
+        let version = self.loaded.version;
+        let refuse = |error| Decision::Refuse {
+            version: Some(version),
+            error,
+        };
+        if let Some(expected) = job.envelope.expected_version
+            && expected != version
+        {
+            return refuse(CommandError::Conflict {
+                aggregate: A::Event::AGGREGATE,
+                id: job.envelope.aggregate_id.clone(),
+                expected,
+                actual: version,
+            });
+        }
+        let context = Context {
+            aggregate_id: job.envelope.aggregate_id.clone(),
+            now: job.envelope.now,
+        };
+        let events = match self.loaded.state.decide(job.command.clone(), &context) {
+            Ok(events) if events.is_empty() => return Decision::NoOp { version },
+            Ok(events) => events,
+            Err(rejection) => {
+                return refuse(CommandError::Rejected {
+                    // Postgres keeps no NUL in text.
+                    reason: rejection.to_string().replace('\0', "\u{fffd}"),
+                    version,
+                    repeated: false,
+                });
+            }
+        };
+        let headers = headers(job);
+        let mut new = Vec::with_capacity(events.len());
+        let mut references = Vec::with_capacity(events.len());
+        for (index, event) in events.iter().enumerate() {
+            let (schema_id, payload) = match encode::<A>(codec, event, event_bytes_max) {
+                Ok(encoded) => encoded,
+                Err(error) => return refuse(error),
+            };
+            let id = job.event_id(index);
+            references.push(EventRef {
+                id,
+                event_type: event.event_type().to_owned(),
+                sequence: version + 1 + index as i64,
+            });
+            new.push(NewEvent {
+                id,
+                event_type: event.event_type(),
+                schema_id,
+                payload,
+                headers: headers.clone(),
+                occurred_at: job.envelope.now,
+            });
+        }
+        for event in &events {
+            self.loaded.state.evolve(event);
+        }
+        self.loaded.version += events.len() as i64;
+        self.append.events.extend(new);
+        if !matches!(job.envelope.id, CommandId::Made(_)) {
+            self.append.outcomes.push(NewOutcome {
+                events: references.len() as i32,
+                ..outcome(job, self.loaded.version)
+            });
+        }
+        Decision::Accept {
+            events: references,
+            last: self.append.events.len() - 1,
+        }
+    }
+}
+
+fn encode<A: Aggregate>(
+    codec: &crate::codec::Codec,
+    event: &A::Event,
+    event_bytes_max: usize,
+) -> Result<(u32, Vec<u8>), CommandError> {
+    let fault = |error: CodecError| {
+        CommandError::Fault(format!(
+            "event {} could not be encoded: {error}",
+            event.event_type()
+        ))
+    };
+    let (schema_id, payload) = codec.encode(event).map_err(fault)?;
+    if payload.len() > event_bytes_max {
+        return Err(CommandError::TooLarge {
+            event_type: event.event_type(),
+            bytes: payload.len(),
+            max: event_bytes_max,
+        });
+    }
+    Ok((schema_id, payload))
+}
+
+fn repeat<A: Aggregate>(job: &Job<A::Command>, outcome: &Outcome) -> Decision {
+    if outcome.data_hash == job.hash {
+        return Decision::Repeat(outcome.clone());
+    }
+    let hex = |hash: &[u8]| {
+        hash.iter()
+            .take(6)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    };
+    Decision::Refuse {
+        version: None,
+        error: CommandError::ReusedId {
+            aggregate: A::Event::AGGREGATE,
+            id: job.envelope.aggregate_id.clone(),
+            command_id: job.envelope.id.as_str().to_owned(),
+            kept: hex(&outcome.data_hash),
+            given: hex(&job.hash),
+        },
+    }
+}
+
+fn outcome<C>(job: &Job<C>, version: i64) -> NewOutcome {
+    NewOutcome {
+        command_id: job.envelope.id.as_str().to_owned(),
+        command_type: job.envelope.command_type.clone(),
+        data_hash: job.hash.clone(),
+        version,
+        events: 0,
+        rejection: None,
+    }
+}
+
+/// A rejection is kept under an id that was given; a no-op under a derived one too; a conflict never.
+fn outcome_to_keep<C>(
+    job: &Job<C>,
+    version: i64,
+    refused: Option<&CommandError>,
+) -> Option<NewOutcome> {
+    let rejection = match (refused, &job.envelope.id) {
+        (None, CommandId::Given(_) | CommandId::Derived(_)) => None,
+        (Some(CommandError::Rejected { reason, .. }), CommandId::Given(_)) => Some(reason.clone()),
+        _ => return None,
+    };
+    Some(NewOutcome {
+        rejection,
+        ..outcome(job, version)
+    })
+}
+
+/// The headers that the relay passes on with each event of a command.
+fn headers<C>(job: &Job<C>) -> String {
+    let envelope = &job.envelope;
+    let id = envelope.id.as_str();
+    let mut headers = serde_json::Map::new();
+    let mut put = |name: &str, value: &str| headers.insert(name.to_owned(), value.into());
+    put(
+        "correlationid",
+        envelope.correlation_id.as_deref().unwrap_or(id),
+    );
+    put("causationid", id);
+    if let Some(tenant) = &envelope.tenant_id {
+        put("tenantid", tenant);
+    }
+    if let Some(traceparent) = &envelope.traceparent {
+        put("traceparent", traceparent);
+    }
+    serde_json::Value::Object(headers).to_string()
+}
+
+fn reference(event: &StoredEvent) -> EventRef {
+    EventRef {
+        id: event.event_id,
+        event_type: event.event_type.clone(),
+        sequence: event.sequence,
+    }
+}
+
+fn token<A: Aggregate>(id: &str, partitions: i32, position: JournalPosition) -> Token {
+    Token {
+        topic: events_topic(A::Event::AGGREGATE),
+        partition: partition_of(id, partitions),
+        position,
+    }
+}
