@@ -14,6 +14,7 @@ pub mod command;
 pub mod config;
 pub mod event;
 pub mod journal;
+pub mod json;
 pub mod log;
 pub mod position;
 pub mod registry;
