@@ -1,0 +1,7 @@
+//! HTTP: what every role serves, and the one shape of errors.
+
+pub mod commands;
+pub mod forward;
+pub mod health;
+pub mod problem;
+pub mod server;

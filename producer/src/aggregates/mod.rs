@@ -1,0 +1,3 @@
+//! The aggregates: where the business rules of the reference system live.
+
+pub mod order;
