@@ -13,5 +13,6 @@ pub mod codec;
 pub mod command;
 pub mod config;
 pub mod event;
+pub mod http;
 pub mod log;
 pub mod position;
