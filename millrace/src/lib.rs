@@ -14,11 +14,8 @@ pub mod command;
 pub mod config;
 pub mod event;
 pub mod http;
-<<<<<<< HEAD
 pub mod journal;
 pub mod json;
-=======
->>>>>>> rebuild
 pub mod log;
 pub mod position;
 pub mod registry;
