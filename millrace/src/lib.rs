@@ -15,4 +15,5 @@ pub mod config;
 pub mod event;
 pub mod log;
 pub mod position;
+pub mod projection;
 pub mod registry;
