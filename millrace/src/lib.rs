@@ -18,5 +18,6 @@ pub mod journal;
 pub mod json;
 pub mod log;
 pub mod position;
+pub mod projection;
 pub mod registry;
 pub mod testing;

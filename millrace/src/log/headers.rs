@@ -60,35 +60,58 @@ pub fn time(at: DateTime<Utc>) -> String {
 
 /// What the headers of a record say: sequence and metadata of the event.
 pub fn read<M: Message>(message: &M) -> Result<(i64, Metadata), HeaderError> {
-    let headers = message.headers();
-    let find = |name: &'static str| -> Option<Cow<'_, str>> {
-        let headers = headers?;
-        (0..headers.count())
-            .map(|index| headers.get(index))
-            .find(|header| header.key == name)
-            .and_then(|header| header.value)
-            .map(String::from_utf8_lossy)
-    };
-    fn parse<T: std::str::FromStr>(
-        name: &'static str,
-        text: Option<Cow<'_, str>>,
-    ) -> Result<T, HeaderError> {
-        let text = text.ok_or(HeaderError::Missing(name))?;
-        text.parse().map_err(|_| HeaderError::Invalid {
-            name,
-            value: text.chars().take(64).collect(),
-        })
+    match message.headers() {
+        Some(headers) => parse(headers.iter().map(|header| (header.key, header.value))),
+        None => parse(std::iter::empty()),
     }
-    let sequence = parse(SEQUENCE, find(SEQUENCE))?;
+}
+
+/// The same for headers that were kept apart from their record; of equal names the first counts.
+pub fn parse<'h>(
+    headers: impl Iterator<Item = (&'h str, Option<&'h [u8]>)>,
+) -> Result<(i64, Metadata), HeaderError> {
+    const NAMES: [&str; 9] = [
+        SEQUENCE,
+        ID,
+        TIME,
+        POSITION,
+        SCHEMA_VERSION,
+        CORRELATION_ID,
+        CAUSATION_ID,
+        TENANT_ID,
+        TRACEPARENT,
+    ];
+    let mut found: [Option<Cow<'h, str>>; 9] = Default::default();
+    for (name, value) in headers {
+        if let Some(index) = NAMES.iter().position(|known| *known == name)
+            && found[index].is_none()
+        {
+            found[index] = value.map(String::from_utf8_lossy);
+        }
+    }
+    let [sequence, id, time, position, schema_version, rest @ ..] = found;
+    let [correlation_id, causation_id, tenant_id, traceparent] =
+        rest.map(|text| text.map(Cow::into_owned));
     let metadata = Metadata {
-        event_id: parse::<Uuid>(ID, find(ID))?,
-        occurred_at: parse(TIME, find(TIME))?,
-        position: parse(POSITION, find(POSITION))?,
-        schema_version: parse(SCHEMA_VERSION, find(SCHEMA_VERSION))?,
-        correlation_id: find(CORRELATION_ID).map(Cow::into_owned),
-        causation_id: find(CAUSATION_ID).map(Cow::into_owned),
-        tenant_id: find(TENANT_ID).map(Cow::into_owned),
-        traceparent: find(TRACEPARENT).map(Cow::into_owned),
+        event_id: required::<Uuid>(ID, id)?,
+        occurred_at: required(TIME, time)?,
+        position: required(POSITION, position)?,
+        schema_version: required(SCHEMA_VERSION, schema_version)?,
+        correlation_id,
+        causation_id,
+        tenant_id,
+        traceparent,
     };
-    Ok((sequence, metadata))
+    Ok((required(SEQUENCE, sequence)?, metadata))
+}
+
+fn required<T: std::str::FromStr>(
+    name: &'static str,
+    text: Option<Cow<'_, str>>,
+) -> Result<T, HeaderError> {
+    let text = text.ok_or(HeaderError::Missing(name))?;
+    text.parse().map_err(|_| HeaderError::Invalid {
+        name,
+        value: text.chars().take(64).collect(),
+    })
 }
