@@ -15,6 +15,8 @@ pub mod config;
 pub mod event;
 pub mod journal;
 pub mod json;
+pub mod lease;
 pub mod log;
 pub mod position;
 pub mod registry;
+pub mod relay;
