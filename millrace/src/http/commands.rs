@@ -70,8 +70,8 @@ async fn command(
             now: Utc::now(),
         })
         .await?;
-    let etag = HeaderValue::from_str(&format!("\"{}\"", accepted.version))
-        .map_err(Problem::failure)?;
+    let etag =
+        HeaderValue::from_str(&format!("\"{}\"", accepted.version)).map_err(Problem::failure)?;
     Ok((StatusCode::CREATED, [(header::ETAG, etag)], Json(accepted)).into_response())
 }
 

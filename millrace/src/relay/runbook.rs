@@ -1,0 +1,1 @@
+//! What an operator does after the journal was restored or exchanged; the steps are in the runbook.
