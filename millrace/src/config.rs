@@ -55,7 +55,7 @@ pub enum Registration {
 }
 
 /// How to reach the journal's Postgres.
-#[derive(Clone, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct JournalConfig {
     /// Postgres of the journal: a primary, never a replica.
     #[arg(
@@ -68,7 +68,7 @@ pub struct JournalConfig {
 }
 
 /// How to reach the views' Postgres.
-#[derive(Clone, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct ViewsConfig {
     /// Postgres of the views; may be the journal's.
     #[arg(

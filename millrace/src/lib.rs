@@ -22,4 +22,5 @@ pub mod position;
 pub mod projection;
 pub mod registry;
 pub mod relay;
+pub mod startup;
 pub mod testing;

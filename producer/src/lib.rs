@@ -1,1 +1,180 @@
-//! producer
+//! Write side of the reference system: the aggregates, their commands over HTTP, and the relay.
+//!
+//! Commands are decided by the aggregates in [`aggregates`], their events are appended to the journal, and one of
+//! the running producers relays them to Kafka.
+
+pub mod aggregates;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use millrace::command::{AggregateType, Commands, WriteConfig};
+use millrace::config::{JournalConfig, KafkaConfig, RegistryConfig};
+use millrace::http::health::{Component, Health};
+use millrace::journal::{Journal, JournalError};
+use millrace::log::topics::{self, Kind, Topic, TopicError};
+use millrace::registry::{Registry, RegistryError};
+use millrace::relay::{Relay, RelayConfig, RelayError, RelayRole, RelayStatus};
+use millrace::startup::wait_for;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Every aggregate type that takes commands.
+pub const AGGREGATES: &[AggregateType] = &[AggregateType::of::<aggregates::order::Order>()];
+
+/// Settings of the producer.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ProducerConfig {
+    /// Kafka.
+    #[command(flatten)]
+    pub kafka: KafkaConfig,
+    /// Schema registry.
+    #[command(flatten)]
+    pub registry: RegistryConfig,
+    /// Journal.
+    #[command(flatten)]
+    pub journal: JournalConfig,
+    /// Bounds of the write side.
+    #[command(flatten)]
+    pub write: WriteConfig,
+    /// Relay.
+    #[command(flatten)]
+    pub relay: RelayConfig,
+}
+
+/// Why the producer could not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ProducerError {
+    /// Settings that do not fit each other.
+    #[error("configuration: {0}")]
+    Config(String),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The registry or a schema.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Kafka's topics.
+    #[error(transparent)]
+    Topics(#[from] TopicError),
+    /// The relay.
+    #[error(transparent)]
+    Relay(#[from] RelayError),
+}
+
+/// A producer that takes commands.
+pub struct Producer {
+    /// Its routes.
+    pub router: Router,
+    /// The state of its relay.
+    pub relay: watch::Receiver<RelayStatus>,
+    /// Ends after shutdown, when the relay has stopped.
+    pub done: JoinHandle<Result<(), ProducerError>>,
+}
+
+/// Starts the producer; waits for servers that are away. `None` at shutdown.
+pub async fn start(
+    config: ProducerConfig,
+    health: &Health,
+    shutdown: CancellationToken,
+) -> Result<Option<Producer>, ProducerError> {
+    let faults = config.relay.faults();
+    if !faults.is_empty() {
+        return Err(ProducerError::Config(faults.join("; ")));
+    }
+    let starting = health.component("producer");
+    let names: Vec<&str> = AGGREGATES.iter().map(|aggregate| aggregate.name).collect();
+    let journal = wait_for(&starting, &shutdown, || {
+        Journal::open(&config.journal, &names)
+    });
+    let Some(journal) = journal.await? else {
+        return Ok(None);
+    };
+    let registry = wait_for(&starting, &shutdown, || {
+        let kept = Some(journal.pool().clone());
+        Registry::open(&config.registry, schemas::all(), kept)
+    });
+    let Some(registry) = registry.await? else {
+        return Ok(None);
+    };
+    let topics = topics();
+    let ensured = wait_for(&starting, &shutdown, || {
+        topics::ensure(&config.kafka, &topics)
+    });
+    if ensured.await?.is_none() {
+        return Ok(None);
+    }
+    let appended = Arc::new(Notify::new());
+    let commands = Commands::start(
+        AGGREGATES,
+        journal.clone(),
+        registry.codec().clone(),
+        config.write,
+        config.kafka.topic_partitions,
+        Arc::clone(&appended),
+    );
+    starting.ready();
+    let relay = Relay::new(config.relay, config.kafka, config.journal);
+    let status = relay.status();
+    tokio::spawn(watch_journal(
+        health.component("journal"),
+        journal,
+        shutdown.clone(),
+    ));
+    tokio::spawn(watch_relay(health.component("relay"), status.clone()));
+    let done = tokio::spawn(async move { Ok(relay.run(appended, shutdown).await?) });
+    Ok(Some(Producer {
+        router: millrace::http::commands::router(commands),
+        relay: status,
+        done,
+    }))
+}
+
+/// The topics that must exist; the relay makes its own.
+fn topics() -> Vec<Topic> {
+    AGGREGATES
+        .iter()
+        .map(|aggregate| Topic {
+            name: millrace::event::events_topic(aggregate.name),
+            kind: Kind::Events,
+        })
+        .collect()
+}
+
+/// Ready while the journal answers.
+async fn watch_journal(component: Component, journal: Journal, shutdown: CancellationToken) {
+    loop {
+        match sqlx::query("SELECT 1").execute(journal.pool()).await {
+            Ok(_) => component.ready(),
+            Err(error) => component.not_ready(format!("journal: {error}")),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+/// Ready while this relay is active or another one is.
+async fn watch_relay(component: Component, mut status: watch::Receiver<RelayStatus>) {
+    loop {
+        {
+            let status = status.borrow_and_update();
+            match status.role {
+                RelayRole::Active | RelayRole::StandingBy => component.ready(),
+                RelayRole::Starting => component.not_ready("the relay is starting"),
+                RelayRole::Stopped => component.not_ready(
+                    status
+                        .error
+                        .clone()
+                        .unwrap_or_else(|| "the relay has stopped".to_owned()),
+                ),
+            }
+        }
+        if status.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -12,5 +12,5 @@ mod writer;
 
 pub use envelope::{Accepted, CommandError, CommandId, Envelope, EventRef};
 pub use handler::{CommandHandler, WriteConfig};
-pub use node::{Commands, HistoryEntry, HistoryPage, Moment, Node, StateAt};
+pub use node::{AggregateType, Commands, HistoryEntry, HistoryPage, Moment, Node, StateAt};
 pub use set::{CommandDataError, CommandSet, read_data};

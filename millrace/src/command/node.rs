@@ -99,12 +99,6 @@ pub struct StateAt {
 
 /// One aggregate type, its Rust types erased.
 pub trait Node: Send + Sync {
-    /// The aggregate type, such as `order`.
-    fn aggregate(&self) -> &'static str;
-    /// Its command types.
-    fn command_types(&self) -> &'static [&'static str];
-    /// Fields of a command that stand in no id, hash, log or rejects file.
-    fn secret_fields(&self, command_type: &str) -> &'static [&'static str];
     /// Decides a command.
     fn handle(&self, envelope: Envelope) -> Answer<'_, Accepted>;
     /// Events after a sequence, at most `limit` of them.
@@ -119,18 +113,6 @@ struct TypedNode<A: Aggregate> {
 }
 
 impl<A: Aggregate> Node for TypedNode<A> {
-    fn aggregate(&self) -> &'static str {
-        A::Event::AGGREGATE
-    }
-
-    fn command_types(&self) -> &'static [&'static str] {
-        A::Command::TYPES
-    }
-
-    fn secret_fields(&self, command_type: &str) -> &'static [&'static str] {
-        A::Command::secret_fields(command_type)
-    }
-
     fn handle(&self, envelope: Envelope) -> Answer<'_, Accepted> {
         Box::pin(self.handler.handle(envelope))
     }
@@ -232,43 +214,62 @@ fn fault(error: impl std::fmt::Display) -> CommandError {
     CommandError::Fault(error.to_string())
 }
 
-/// The write side: takes a command for any aggregate type that was added.
+/// An aggregate type that the write side takes commands for: one line in the list that a producer starts with.
+#[derive(Clone, Copy)]
+pub struct AggregateType {
+    /// Its name, such as `order`.
+    pub name: &'static str,
+    /// Its command types.
+    pub command_types: &'static [&'static str],
+    /// Fields of a command that stand in no id, hash, log or rejects file.
+    pub secret_fields: fn(&str) -> &'static [&'static str],
+    start: fn(&WriteSide) -> Arc<dyn Node>,
+}
+
+impl AggregateType {
+    /// The entry of `A`.
+    pub const fn of<A: Aggregate>() -> Self {
+        Self {
+            name: A::Event::AGGREGATE,
+            command_types: A::Command::TYPES,
+            secret_fields: A::Command::secret_fields,
+            start: |side| {
+                Arc::new(TypedNode::<A> {
+                    handler: CommandHandler::start(side),
+                    side: side.clone(),
+                })
+            },
+        }
+    }
+}
+
+/// The write side: takes a command for any of its aggregate types.
 #[derive(Clone)]
 pub struct Commands {
-    side: WriteSide,
     nodes: BTreeMap<&'static str, Arc<dyn Node>>,
 }
 
 impl Commands {
-    /// A write side without aggregate types. `appended` is notified after every append: the relay's wake-up.
-    pub fn new(
+    /// Starts the writers of these aggregate types. `appended` is notified after every append: the relay's wake-up.
+    pub fn start(
+        aggregates: &[AggregateType],
         journal: Journal,
         codec: Codec,
         config: WriteConfig,
         topic_partitions: i32,
         appended: Arc<Notify>,
     ) -> Self {
-        Self {
-            side: WriteSide {
-                journal,
-                codec,
-                config,
-                topic_partitions,
-                appended,
-            },
-            nodes: BTreeMap::new(),
-        }
-    }
-
-    /// Adds an aggregate type and starts its writers.
-    #[must_use]
-    pub fn aggregate<A: Aggregate>(mut self) -> Self {
-        let node = TypedNode::<A> {
-            handler: CommandHandler::start(&self.side),
-            side: self.side.clone(),
+        let side = WriteSide {
+            journal,
+            codec,
+            config,
+            topic_partitions,
+            appended,
         };
-        self.nodes.insert(A::Event::AGGREGATE, Arc::new(node));
-        self
+        let started = |one: &AggregateType| (one.name, (one.start)(&side));
+        Self {
+            nodes: aggregates.iter().map(started).collect(),
+        }
     }
 
     /// The node of an aggregate type.
@@ -280,10 +281,5 @@ impl Commands {
                 aggregate: aggregate.to_owned(),
                 known: self.nodes.keys().copied().collect::<Vec<_>>().join(", "),
             })
-    }
-
-    /// The journal that it writes to.
-    pub fn journal(&self) -> &Journal {
-        &self.side.journal
     }
 }

@@ -261,13 +261,24 @@ impl Order {
         if command.customer_id.is_empty() {
             return Err(Rejection::Missing("customer_id"));
         }
-        let DraftOrder { customer_id, currency } = command;
-        Ok(OrderDrafted { customer_id, currency }.into())
+        let DraftOrder {
+            customer_id,
+            currency,
+        } = command;
+        Ok(OrderDrafted {
+            customer_id,
+            currency,
+        }
+        .into())
     }
 
     fn add_item(&self, command: AddItem) -> Result<OrderEvent, Rejection> {
         self.must_be(Status::Draft, "draft")?;
-        let AddItem { product_id, quantity, total_cents } = command;
+        let AddItem {
+            product_id,
+            quantity,
+            total_cents,
+        } = command;
         let mut lines = self.lines.clone();
         lines.push(OrderLine {
             product_id: product_id.clone(),
@@ -275,7 +286,12 @@ impl Order {
             total_cents,
         });
         check_lines(&lines)?;
-        Ok(OrderItemAdded { product_id, quantity, total_cents }.into())
+        Ok(OrderItemAdded {
+            product_id,
+            quantity,
+            total_cents,
+        }
+        .into())
     }
 
     fn place(&self, command: PlaceOrder, context: &Context) -> Result<OrderEvent, Rejection> {
@@ -366,12 +382,20 @@ fn check_lines(lines: &[OrderLine]) -> Result<(), Rejection> {
             return Err(wrong("product_id is empty".to_owned()));
         }
         if line.quantity <= 0 {
-            return Err(wrong(format!("quantity is {}, must be at least 1", line.quantity)));
+            return Err(wrong(format!(
+                "quantity is {}, must be at least 1",
+                line.quantity
+            )));
         }
         if line.total_cents < 0 {
-            return Err(wrong(format!("total_cents is {}, must not be negative", line.total_cents)));
+            return Err(wrong(format!(
+                "total_cents is {}, must not be negative",
+                line.total_cents
+            )));
         }
-        total = total.checked_add(line.total_cents).ok_or(Rejection::Total)?;
+        total = total
+            .checked_add(line.total_cents)
+            .ok_or(Rejection::Total)?;
     }
     Ok(())
 }
@@ -432,12 +456,16 @@ mod tests {
 
     #[test]
     fn a_new_order_is_created_and_placed_at_once() {
-        given::<Order>([]).when(place(vec![line(2, 500)])).then([placed()]);
+        given::<Order>([])
+            .when(place(vec![line(2, 500)]))
+            .then([placed()]);
     }
 
     #[test]
     fn a_draft_is_placed_with_the_items_that_were_added() {
-        given::<Order>([drafted(), item()]).when(PlaceOrder::default()).then([placed()]);
+        given::<Order>([drafted(), item()])
+            .when(PlaceOrder::default())
+            .then([placed()]);
     }
 
     #[test]
@@ -448,23 +476,33 @@ mod tests {
             total_cents: 500,
         };
         given::<Order>([drafted()]).when(add.clone()).then([item()]);
-        given::<Order>([]).when(add.clone()).then_rejected(wrong(Status::New, "draft"));
-        given::<Order>([placed()]).when(add).then_rejected(wrong(Status::Placed, "draft"));
+        given::<Order>([])
+            .when(add.clone())
+            .then_rejected(wrong(Status::New, "draft"));
+        given::<Order>([placed()])
+            .when(add)
+            .then_rejected(wrong(Status::Placed, "draft"));
     }
 
     #[test]
     fn nothing_empty_is_placed() {
-        given::<Order>([]).when(place(vec![])).then_rejected(Rejection::Empty);
-        given::<Order>([drafted()]).when(PlaceOrder::default()).then_rejected(Rejection::Empty);
+        given::<Order>([])
+            .when(place(vec![]))
+            .then_rejected(Rejection::Empty);
+        given::<Order>([drafted()])
+            .when(PlaceOrder::default())
+            .then_rejected(Rejection::Empty);
     }
 
     #[test]
     fn a_quantity_of_zero_is_rejected_with_its_line() {
-        given::<Order>([]).when(place(vec![line(1, 5), line(0, 0)])).then_rejected(Rejection::Line {
-            line: 2,
-            product_id: "tea".into(),
-            reason: "quantity is 0, must be at least 1".into(),
-        });
+        given::<Order>([])
+            .when(place(vec![line(1, 5), line(0, 0)]))
+            .then_rejected(Rejection::Line {
+                line: 2,
+                product_id: "tea".into(),
+                reason: "quantity is 0, must be at least 1".into(),
+            });
     }
 
     #[test]
@@ -480,10 +518,12 @@ mod tests {
             order_id: Some("2".into()),
             ..place(vec![line(1, 5)])
         };
-        given::<Order>([]).when(other).then_rejected(Rejection::OtherOrder {
-            found: "2".into(),
-            expected: "1".into(),
-        });
+        given::<Order>([])
+            .when(other)
+            .then_rejected(Rejection::OtherOrder {
+                found: "2".into(),
+                expected: "1".into(),
+            });
     }
 
     #[test]
@@ -492,17 +532,31 @@ mod tests {
             currency: Some("euro".into()),
             ..place(vec![line(1, 5)])
         };
-        given::<Order>([]).when(euro).then_rejected(Rejection::Currency("euro".into()));
+        given::<Order>([])
+            .when(euro)
+            .then_rejected(Rejection::Currency("euro".into()));
     }
 
     #[test]
     fn an_order_moves_from_placed_to_delivered_in_order() {
         let confirmed = || OrderEvent::from(OrderConfirmed {});
-        let ship = ShipOrder { tracking_code: None };
-        let shipped = || OrderEvent::from(OrderShipped { tracking_code: None });
-        given::<Order>([placed()]).when(ConfirmOrder {}).then([confirmed()]);
-        given::<Order>([placed()]).when(ship.clone()).then_rejected(wrong(Status::Placed, "confirmed"));
-        given::<Order>([placed(), confirmed()]).when(ship).then([shipped()]);
+        let ship = ShipOrder {
+            tracking_code: None,
+        };
+        let shipped = || {
+            OrderEvent::from(OrderShipped {
+                tracking_code: None,
+            })
+        };
+        given::<Order>([placed()])
+            .when(ConfirmOrder {})
+            .then([confirmed()]);
+        given::<Order>([placed()])
+            .when(ship.clone())
+            .then_rejected(wrong(Status::Placed, "confirmed"));
+        given::<Order>([placed(), confirmed()])
+            .when(ship)
+            .then([shipped()]);
         given::<Order>([placed(), confirmed(), shipped()])
             .when(DeliverOrder {})
             .then([OrderDelivered {}.into()]);
@@ -516,8 +570,12 @@ mod tests {
         let cancelled = OrderCancelled {
             reason: "changed my mind".into(),
         };
-        let shipped = OrderShipped { tracking_code: None };
-        given::<Order>([placed()]).when(cancel()).then([cancelled.into()]);
+        let shipped = OrderShipped {
+            tracking_code: None,
+        };
+        given::<Order>([placed()])
+            .when(cancel())
+            .then([cancelled.into()]);
         given::<Order>([placed(), OrderConfirmed {}.into(), shipped.into()])
             .when(cancel())
             .then_rejected(wrong(Status::Shipped, "draft, placed or confirmed"));
