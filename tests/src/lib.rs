@@ -1,1 +1,4 @@
-//! tests
+//! What the end-to-end suites stand on: real servers that a test starts for itself, and the stock Kafka tools beside them.
+
+pub mod servers;
+pub mod stock;
