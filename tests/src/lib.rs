@@ -1,4 +1,5 @@
 //! What the end-to-end suites stand on: real servers that a test starts for itself, and the stock Kafka tools beside them.
 
+pub mod hall;
 pub mod servers;
 pub mod stock;

@@ -4,4 +4,5 @@
     reason = "a test that unwraps fails with the place"
 )]
 
+mod commands;
 mod servers;
