@@ -20,7 +20,9 @@ pub enum RelayError {
     #[error("journal: postgres did not answer within {0} ms")]
     PostgresTimeout(u64),
     /// The server is a replica: rows become visible there in another order; tried again.
-    #[error("the journal's server is a replica (pg_is_in_recovery): DATABASE_URL must name the primary")]
+    #[error(
+        "the journal's server is a replica (pg_is_in_recovery): DATABASE_URL must name the primary"
+    )]
     Replica,
     /// Kafka did not answer or refused; tried again with a new producer.
     #[error("kafka, {doing}: {source}")]
@@ -59,7 +61,9 @@ pub enum RelayError {
     #[error("the relay's thread: {0}")]
     Thread(String),
     /// Journal and topics do not belong together; a person must look.
-    #[error("the journal was restored or exchanged: {reason}; nothing is published until {RUNBOOK} was followed")]
+    #[error(
+        "the journal was restored or exchanged: {reason}; nothing is published until {RUNBOOK} was followed"
+    )]
     JournalRestored {
         /// What was seen.
         reason: String,
@@ -75,7 +79,9 @@ pub enum RelayError {
         events_topic: String,
     },
     /// The newest position record is not one; a person must look.
-    #[error("position topic {topic} holds a record at offset {offset} that is no position: {reason}; follow {RUNBOOK}")]
+    #[error(
+        "position topic {topic} holds a record at offset {offset} that is no position: {reason}; follow {RUNBOOK}"
+    )]
     PositionUnreadable {
         /// The position topic.
         topic: String,

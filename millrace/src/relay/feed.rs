@@ -45,9 +45,14 @@ impl Feed {
                 _ => (holder.xid, Instant::now()),
             });
             let since = held.map(|(_, since)| since);
-            self.status.send_modify(|status| status.saw_gate(&batch.gate, since));
+            self.status
+                .send_modify(|status| status.saw_gate(&batch.gate, since));
             if batch.events.is_empty() {
-                let now = if held.is_some() { pause.min(HELD_PAUSE) } else { pause };
+                let now = if held.is_some() {
+                    pause.min(HELD_PAUSE)
+                } else {
+                    pause
+                };
                 tokio::select! {
                     () = self.wake.notified() => pause = self.pause_min,
                     () = tokio::time::sleep(now) => pause = (pause * 2).min(self.pause_max),

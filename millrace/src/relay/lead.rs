@@ -65,7 +65,8 @@ impl Leader {
                 Err(error) if error.stops() => break Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "the relay starts over");
-                    self.status.send_modify(|status| status.error = Some(error.to_string()));
+                    self.status
+                        .send_modify(|status| status.error = Some(error.to_string()));
                     if self.status.borrow().published > published {
                         pause = Duration::from_millis(50);
                     }
@@ -131,7 +132,8 @@ impl Leader {
             .block_on(read::connect(self.journal.database_url.expose()))?;
         let topics = self.topics(&mut connection)?;
         let wanted: Vec<Topic> = topics.iter().map(|name| self.topic(name)).collect();
-        self.runtime.block_on(topics::ensure(&self.kafka, &wanted))?;
+        self.runtime
+            .block_on(topics::ensure(&self.kafka, &wanted))?;
         if !lease.is_held() {
             return Err(RelayError::LeaseLost);
         }
@@ -143,7 +145,10 @@ impl Leader {
         }
         let verified = seat::verify(&mut connection, position.as_ref());
         let identity = self.runtime.block_on(read::answer(verified))?;
-        let cursor = position.as_ref().map(PositionRecord::cursor).unwrap_or_default();
+        let cursor = position
+            .as_ref()
+            .map(PositionRecord::cursor)
+            .unwrap_or_default();
         let reader = Reader::new(connection, cursor, self.config.limits(), gate_rule());
         Ok(Seat {
             publisher,
@@ -314,7 +319,10 @@ enum Next {
 
 /// The position after a batch.
 pub(super) fn record(identity: &JournalIdentity, batch: &Batch) -> PositionRecord {
-    let last = batch.events.last().expect("a batch that is handed over is not empty");
+    let last = batch
+        .events
+        .last()
+        .expect("a batch that is handed over is not empty");
     PositionRecord {
         journal: identity.journal,
         generation: last.position.generation,

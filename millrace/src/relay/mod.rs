@@ -160,7 +160,11 @@ impl Relay {
     /// error only at `shutdown`, so that the roles beside it in the process go on.
     ///
     /// Must run on a multi-threaded runtime: Kafka's calls block a thread of their own.
-    pub async fn run(self, wake: Arc<Notify>, shutdown: CancellationToken) -> Result<(), RelayError> {
+    pub async fn run(
+        self,
+        wake: Arc<Notify>,
+        shutdown: CancellationToken,
+    ) -> Result<(), RelayError> {
         let (done, ended) = oneshot::channel();
         let leader = lead::Leader {
             config: self.config,
@@ -177,9 +181,11 @@ impl Relay {
                 let _ = done.send(leader.lead());
             })
             .map_err(|error| RelayError::Thread(error.to_string()))?;
-        let result = ended
-            .await
-            .unwrap_or_else(|_| Err(RelayError::Thread("it panicked, see the log above".to_owned())));
+        let result = ended.await.unwrap_or_else(|_| {
+            Err(RelayError::Thread(
+                "it panicked, see the log above".to_owned(),
+            ))
+        });
         if let Err(error) = &result {
             tracing::error!(%error, "the relay has stopped and stays stopped until it is restarted");
             self.status.send_modify(|status| {

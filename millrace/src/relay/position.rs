@@ -70,7 +70,9 @@ pub fn read_latest(
         reason,
     };
     let kafka = |error: KafkaError| unread(error.to_string());
-    let consumer: BaseConsumer = client::reader(config, "relay-position").create().map_err(kafka)?;
+    let consumer: BaseConsumer = client::reader(config, "relay-position")
+        .create()
+        .map_err(kafka)?;
     let uncommitted: BaseConsumer = client::reader(config, "relay-position")
         .set("isolation.level", "read_uncommitted")
         .create()
@@ -130,10 +132,7 @@ fn last_from(
             Some(Err(KafkaError::PartitionEOF(_))) => return last.transpose(),
             Some(Err(error)) => return Err(unread(error.to_string())),
             None if Instant::now() > deadline => {
-                return Err(unread(format!(
-                    "no end after {} s",
-                    READ_TIMEOUT.as_secs()
-                )));
+                return Err(unread(format!("no end after {} s", READ_TIMEOUT.as_secs())));
             }
             None => {}
         }
@@ -157,7 +156,10 @@ pub fn first_not_empty(
         let metadata = consumer
             .fetch_metadata(Some(topic), READ_TIMEOUT)
             .map_err(kafka)?;
-        let partitions = metadata.topics().first().map_or(0, |found| found.partitions().len());
+        let partitions = metadata
+            .topics()
+            .first()
+            .map_or(0, |found| found.partitions().len());
         for partition in 0..partitions as i32 {
             // The end, not the number of records: an event that retention removed was published all the same.
             let (_, end) = consumer

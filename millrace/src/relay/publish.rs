@@ -48,7 +48,10 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((error, _)) = result {
             self.failed.fetch_add(1, Ordering::AcqRel);
-            let mut first = self.first.lock().expect("no thread panics while it holds this");
+            let mut first = self
+                .first
+                .lock()
+                .expect("no thread panics while it holds this");
             first.get_or_insert_with(|| error.to_string());
         }
     }
@@ -183,7 +186,10 @@ impl Publisher {
         if failed == 0 {
             return Ok(());
         }
-        let first = context.first.lock().expect("no thread panics while it holds this");
+        let first = context
+            .first
+            .lock()
+            .expect("no thread panics while it holds this");
         Err(RelayError::Undelivered {
             failed,
             first: first.clone().unwrap_or_default(),
@@ -237,7 +243,10 @@ impl Text {
             write_text(&mut self.source, format_args!("/millrace/{journal}"));
         }
         self.id.clear();
-        write_text(&mut self.id, format_args!("{}", event.event_id.hyphenated()));
+        write_text(
+            &mut self.id,
+            format_args!("{}", event.event_id.hyphenated()),
+        );
         self.time.clear();
         self.time.push_str(&headers::time(event.occurred_at));
         self.sequence.clear();
@@ -254,7 +263,10 @@ impl Text {
             (headers::TIME, Some(self.time.as_str())),
             (headers::CONTENT_TYPE, Some("application/avro")),
             (headers::SEQUENCE, Some(self.sequence.as_str())),
-            (headers::SCHEMA_VERSION, Some(event.kind.schema_version.as_str())),
+            (
+                headers::SCHEMA_VERSION,
+                Some(event.kind.schema_version.as_str()),
+            ),
             (headers::POSITION, Some(self.position.as_str())),
             (headers::CORRELATION_ID, further.correlationid.as_deref()),
             (headers::CAUSATION_ID, further.causationid.as_deref()),
@@ -283,7 +295,9 @@ fn further(json: &str) -> Further {
 }
 
 fn write_text(buffer: &mut String, text: std::fmt::Arguments<'_>) {
-    buffer.write_fmt(text).expect("writing to a String cannot fail");
+    buffer
+        .write_fmt(text)
+        .expect("writing to a String cannot fail");
 }
 
 /// For the crash test, which must be able to fail: the position written after the transaction, not in it.

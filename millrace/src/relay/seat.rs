@@ -102,7 +102,10 @@ pub(super) async fn event_at(
 /// What, of journal and position, cannot be true at once.
 fn contradiction(identity: &JournalIdentity, record: Option<&PositionRecord>) -> Option<String> {
     let generation = identity.generation;
-    if let Some(newest) = identity.newest_xid.filter(|newest| *newest >= identity.next_xid) {
+    if let Some(newest) = identity
+        .newest_xid
+        .filter(|newest| *newest >= identity.next_xid)
+    {
         return Some(format!(
             "generation {generation} holds an event of transaction {newest}, but the cluster's next transaction is only {}",
             identity.next_xid

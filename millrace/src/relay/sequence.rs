@@ -49,11 +49,15 @@ impl Sequences {
             match predecessor {
                 Some(key) if key < event.position => {}
                 Some(key) => {
-                    let text = format!("sequence {} below it, which is at {key}", event.sequence - 1);
+                    let text = format!(
+                        "sequence {} below it, which is at {key}",
+                        event.sequence - 1
+                    );
                     return Err(violation(event, text));
                 }
                 None => {
-                    let text = format!("sequence {} below it, which is missing", event.sequence - 1);
+                    let text =
+                        format!("sequence {} below it, which is missing", event.sequence - 1);
                     return Err(violation(event, text));
                 }
             }
@@ -89,8 +93,14 @@ async fn predecessors(
     connection: &mut PgConnection,
     events: &[&JournalEvent],
 ) -> Result<Vec<Option<JournalPosition>>, RelayError> {
-    let types: Vec<&str> = events.iter().map(|event| event.aggregate_type.as_ref()).collect();
-    let ids: Vec<&str> = events.iter().map(|event| event.aggregate_id.as_str()).collect();
+    let types: Vec<&str> = events
+        .iter()
+        .map(|event| event.aggregate_type.as_ref())
+        .collect();
+    let ids: Vec<&str> = events
+        .iter()
+        .map(|event| event.aggregate_id.as_str())
+        .collect();
     let before: Vec<i64> = events.iter().map(|event| event.sequence - 1).collect();
     let rows: Vec<(i64, i32, i64, i64)> = sqlx::query_as(
         "SELECT w.ordinality, e.generation, e.xid::text::bigint, e.position \

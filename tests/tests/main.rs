@@ -1,0 +1,7 @@
+//! The end-to-end suites, in one binary: each binary links librdkafka and OpenSSL once.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that unwraps fails with the place"
+)]
+
+mod relay;
