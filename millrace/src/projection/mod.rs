@@ -10,10 +10,13 @@
 //! checkpoint; its callers do.
 
 mod apply;
+pub mod builds;
+pub mod checkpoint;
 mod fold;
 mod park;
 mod projector;
 mod record;
+pub mod reset;
 mod row;
 mod sql_kind;
 mod tally;
