@@ -18,6 +18,7 @@ mod projector;
 mod record;
 pub mod reset;
 mod row;
+pub mod sink;
 mod sql_kind;
 mod tally;
 
