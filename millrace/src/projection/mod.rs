@@ -10,11 +10,15 @@
 //! checkpoint; its callers do.
 
 mod apply;
+pub mod builds;
+pub mod checkpoint;
 mod fold;
 mod park;
 mod projector;
 mod record;
+pub mod reset;
 mod row;
+pub mod sink;
 mod sql_kind;
 mod tally;
 

@@ -334,6 +334,28 @@ pub async fn release(
     Ok(applied)
 }
 
+/// Answers a request that cannot be executed: takes it back and says why.
+pub(crate) async fn refuse(
+    conn: &mut PgConnection,
+    view: &str,
+    parked: ParkedKey<'_>,
+    reason: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE millrace_views.parked SET request = NULL, reason = $5
+         WHERE view = $1 AND topic = $2 AND partition = $3 AND aggregate_id = $4
+           AND request IS NOT NULL",
+    )
+    .bind(view)
+    .bind(parked.topic)
+    .bind(parked.partition)
+    .bind(parked.aggregate_id)
+    .bind(reason)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 async fn waiting(
     tx: &mut PgConnection,
     build: &Build,

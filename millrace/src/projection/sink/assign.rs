@@ -1,0 +1,428 @@
+//! Assignment: claiming checkpoints, judging resets, and starting each partition at its checkpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::KafkaResult;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+use sqlx::{Connection, PgConnection};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Health, SinkConfig, SinkError, crash_point, database, reader};
+use crate::projection::checkpoint::{self, Beginning, Checkpoint};
+use crate::projection::reset::{self, Committed, Verdict};
+use crate::projection::{Build, Decoder, Projector, Start, builds};
+
+/// Topic and partition.
+pub(super) type Key = (String, i32);
+
+pub(super) const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the loop and the rebalance callback share; both run on the sink's thread.
+pub(super) struct Core {
+    pub(super) config: SinkConfig,
+    pub(super) projector: Arc<dyn Projector>,
+    pub(super) decoder: Decoder,
+    pub(super) holder: String,
+    pub(super) runtime: Handle,
+    pub(super) health: Arc<Health>,
+    pub(super) shutdown: CancellationToken,
+    state: Mutex<State>,
+    /// Set by the callback when partitions went away: what was polled for them must go too.
+    pub(super) revoked: AtomicBool,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) conn: Option<PgConnection>,
+    pub(super) build: Option<Build>,
+    pub(super) held: BTreeMap<Key, Held>,
+    pub(super) gone: BTreeSet<Key>,
+}
+
+/// A partition that the group assigned to us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Held {
+    /// Claimed; records from `next` on are written.
+    Running(Checkpoint),
+    /// To be claimed as soon as Postgres and Kafka answer; it is paused meanwhile.
+    Unclaimed,
+    /// Its checkpoint moved without us: the assignment is to be proven before it is claimed again.
+    Doubtful(Checkpoint),
+    /// Stands still until an operator acts, or until it is claimed anew.
+    Stopped(Checkpoint),
+}
+
+impl Core {
+    pub(super) fn new(
+        config: SinkConfig,
+        projector: Arc<dyn Projector>,
+        decoder: Decoder,
+        holder: String,
+        (runtime, health, shutdown): (Handle, Arc<Health>, CancellationToken),
+    ) -> Self {
+        Self {
+            config,
+            projector,
+            decoder,
+            holder,
+            runtime,
+            health,
+            shutdown,
+            state: Mutex::default(),
+            revoked: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("only the sink's own thread locks its state")
+    }
+
+    /// Runs a step on the connection, which is given up if the step fails: its state is unknown then.
+    pub(super) fn on_database<T>(
+        &self,
+        step: impl AsyncFnOnce(&mut PgConnection) -> Result<T, SinkError>,
+    ) -> Result<T, SinkError> {
+        let kept = self.state().conn.take();
+        let (done, conn) = self.runtime.block_on(async {
+            let mut conn = match kept {
+                Some(conn) => conn,
+                None => match database::connect(&self.config.views).await {
+                    Ok(conn) => conn,
+                    Err(error) => return (Err(error.into()), None),
+                },
+            };
+            match database::bounded(step(&mut conn)).await {
+                Ok(done) => (Ok(done), Some(conn)),
+                Err(error) => (Err(error), None),
+            }
+        });
+        self.state().conn = conn;
+        done
+    }
+
+    /// Claims the partitions and does what the group's committed offsets ask for.
+    ///
+    /// Order: claim; record resets and skips in Postgres; only then commit to Kafka with our metadata.
+    /// A crash after the claim repeats all of it; after the record, the same reset is found again and
+    /// recorded once; nothing of a partition is applied before its Kafka commit succeeded.
+    pub(super) fn take(
+        &self,
+        consumer: &BaseConsumer<Context>,
+        partitions: &[Key],
+    ) -> Result<Vec<Held>, SinkError> {
+        let committed = committed(consumer, partitions)?;
+        let view = self.projector.name();
+        let known =
+            self.on_database(async |conn| Ok(checkpoint::known(conn, view, partitions).await?))?;
+        let mut beginnings = Vec::new();
+        for key in partitions.iter().filter(|key| !known.contains(key)) {
+            beginnings.push(self.beginning(consumer, key)?);
+        }
+        let (live, claimed) = self.on_database(async |conn| {
+            let claimed =
+                checkpoint::claim(conn, view, partitions, &beginnings, &self.holder).await?;
+            // Read after the claim: a swap raises the epochs, so a build read here is the live one for
+            // as long as our epochs are the newest.
+            let live = builds::live(conn, &*self.projector).await?;
+            Ok((live, claimed))
+        })?;
+        crash_point("sink.after-claim");
+        let live = live.ok_or(sqlx::Error::RowNotFound)?;
+        if !live.current {
+            return Err(SinkError::OtherDefinition {
+                view: view.to_owned(),
+                build: live.number,
+            });
+        }
+        let mut taken = Vec::with_capacity(claimed.len());
+        for claim in claimed {
+            let key = (claim.topic.clone(), claim.partition);
+            taken.push(self.settle(consumer, claim, committed.get(&key))?);
+        }
+        let mut build = live.build(view, self.config.options.view_parked_max);
+        build.skips = self.on_database(async |conn| Ok(checkpoint::skips(conn, view).await?))?;
+        self.state().build = Some(build);
+        Ok(taken)
+    }
+
+    fn beginning(
+        &self,
+        consumer: &BaseConsumer<Context>,
+        (topic, partition): &Key,
+    ) -> Result<Beginning, SinkError> {
+        let (first, end) = consumer.fetch_watermarks(topic, *partition, KAFKA_TIMEOUT)?;
+        Ok(Beginning {
+            topic: topic.clone(),
+            partition: *partition,
+            first,
+            next: match self.projector.start() {
+                Start::Earliest => first,
+                Start::Now => end,
+            },
+        })
+    }
+
+    /// Acts on one partition's committed offset.
+    fn settle(
+        &self,
+        consumer: &BaseConsumer<Context>,
+        mut claim: Checkpoint,
+        committed: Option<&Committed>,
+    ) -> Result<Held, SinkError> {
+        let verdict = reset::judge(claim.next, committed);
+        match verdict {
+            Verdict::Resume => return Ok(Held::Running(claim)),
+            Verdict::Sign => {}
+            Verdict::Backwards { target } => self.set_back(&claim, target)?,
+            Verdict::Forwards { target } => match self.skip(&mut claim, target)? {
+                None => {}
+                Some(reason) => return Ok(self.stop(claim, reason)),
+            },
+        }
+        commit(consumer, &claim, claim.next, CommitMode::Sync)?;
+        Ok(Held::Running(claim))
+    }
+
+    fn set_back(&self, claim: &Checkpoint, target: i64) -> Result<(), SinkError> {
+        let view = self.projector.name();
+        let Checkpoint {
+            topic,
+            partition,
+            next,
+            ..
+        } = claim;
+        tracing::warn!(
+            view,
+            topic,
+            partition,
+            target,
+            checkpoint = next,
+            "the group was set back: a rebuild of the partition from the log's start is recorded; \
+             the live view goes on from its checkpoint"
+        );
+        self.on_database(async |conn| {
+            Ok(checkpoint::record_reset(conn, view, claim, target).await?)
+        })?;
+        crash_point("sink.after-reset-recorded");
+        Ok(())
+    }
+
+    /// Moves the claim over the skipped offsets; a reason if there is nothing there to skip to.
+    fn skip(&self, claim: &mut Checkpoint, target: i64) -> Result<Option<String>, SinkError> {
+        let view = self.projector.name();
+        let (topic, partition) = (claim.topic.clone(), claim.partition);
+        let (_, end) = reader::ends(&self.config.kafka, &topic, partition)?;
+        if target > end {
+            return Ok(Some(format!(
+                "the group was reset to offset {target} of {topic}/{partition}, which ends at {end}: \
+                 reset it to an offset between 0 and {end}, or to {} to go on where it stands",
+                claim.next
+            )));
+        }
+        let last =
+            reader::last_event_before(&self.config.kafka, (&topic, partition), claim.next, target)?;
+        tracing::warn!(
+            view,
+            topic,
+            partition,
+            from = claim.next,
+            to = target,
+            "the group was set forward: the events between are skipped on purpose"
+        );
+        let moved = self.on_database(async |conn| {
+            let mut tx = conn.begin().await?;
+            let moved = checkpoint::record_skip(&mut tx, view, claim, target, last).await?;
+            if moved {
+                tx.commit().await?;
+            } else {
+                tx.rollback().await?;
+            }
+            Ok(moved)
+        })?;
+        crash_point("sink.after-skip-recorded");
+        if !moved {
+            return Err(sqlx::Error::RowNotFound.into());
+        }
+        claim.next = target;
+        claim.position = last.or(claim.position);
+        Ok(None)
+    }
+
+    /// Takes a partition out until an operator acts, and writes down why.
+    pub(super) fn stop(&self, claim: Checkpoint, reason: String) -> Held {
+        let view = self.projector.name();
+        tracing::error!(
+            view,
+            topic = claim.topic,
+            partition = claim.partition,
+            reason,
+            "the partition is stopped"
+        );
+        self.health
+            .stopped((claim.topic.clone(), claim.partition), reason.clone());
+        let recorded = self.on_database(async |conn| {
+            Ok(checkpoint::record_error(conn, view, &claim, &reason).await?)
+        });
+        if let Err(error) = recorded {
+            tracing::warn!(view, %error, "the reason could not be written down");
+        }
+        Held::Stopped(claim)
+    }
+
+    fn assigned(&self, consumer: &BaseConsumer<Context>, list: &mut TopicPartitionList) {
+        let keys: Vec<Key> = list.to_topic_map().into_keys().collect();
+        let taken = match self.take(consumer, &keys) {
+            Ok(taken) => taken,
+            Err(error) => {
+                tracing::warn!(view = self.projector.name(), %error, "could not claim yet");
+                self.health.failed(error.to_string());
+                Vec::new()
+            }
+        };
+        let mut held: BTreeMap<Key, Held> =
+            keys.into_iter().map(|key| (key, Held::Unclaimed)).collect();
+        for partition in taken {
+            if let Held::Running(claim) | Held::Stopped(claim) = &partition {
+                held.insert((claim.topic.clone(), claim.partition), partition);
+            }
+        }
+        let mut resting = TopicPartitionList::new();
+        for ((topic, partition), held) in &held {
+            let offset = match held {
+                Held::Running(claim) => Offset::Offset(claim.next),
+                _ => {
+                    resting.add_partition(topic, *partition);
+                    // Valid whatever the log holds; nothing is fetched, and a claim seeks.
+                    Offset::End
+                }
+            };
+            let _ = list.set_partition_offset(topic, *partition, offset);
+        }
+        let assigned = match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_assign(list),
+            _ => consumer.assign(list),
+        };
+        let paused = match resting.count() {
+            0 => Ok(()),
+            _ => consumer.pause(&resting),
+        };
+        if let Err(error) = assigned.and(paused) {
+            tracing::error!(view = self.projector.name(), %error, "assignment failed");
+            self.health.failed(error.to_string());
+        }
+        let mut state = self.state();
+        for key in held.keys() {
+            state.gone.insert(key.clone());
+        }
+        state.held.extend(held);
+        self.health.set_partitions(state.held.len());
+        self.revoked.store(true, Ordering::Relaxed);
+    }
+
+    fn unassigned(&self, consumer: &BaseConsumer<Context>, list: &TopicPartitionList) {
+        let mut state = self.state();
+        for element in list.elements() {
+            let key = (element.topic().to_owned(), element.partition());
+            state.held.remove(&key);
+            self.health.released(&key);
+            state.gone.insert(key);
+        }
+        self.health.set_partitions(state.held.len());
+        drop(state);
+        self.revoked.store(true, Ordering::Relaxed);
+        let unassigned = match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
+            _ => consumer.unassign(),
+        };
+        if let Err(error) = unassigned {
+            tracing::warn!(view = self.projector.name(), %error, "unassignment failed");
+        }
+    }
+}
+
+/// The consumer's context: it leads back to the sink.
+pub(super) struct Context(pub(super) Arc<Core>);
+
+impl ClientContext for Context {}
+
+impl ConsumerContext for Context {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        error: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        match error {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                self.0.assigned(consumer, list);
+            }
+            _ => self.0.unassigned(consumer, list),
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        if let Err(error) = result {
+            // Only the group tools read these offsets; the checkpoint is what counts.
+            tracing::debug!(view = self.0.projector.name(), %error, "kafka commit failed");
+        }
+    }
+}
+
+fn committed(
+    consumer: &BaseConsumer<Context>,
+    partitions: &[Key],
+) -> KafkaResult<BTreeMap<Key, Committed>> {
+    let mut list = TopicPartitionList::new();
+    for (topic, partition) in partitions {
+        list.add_partition(topic, *partition);
+    }
+    let list = consumer.committed_offsets(list, KAFKA_TIMEOUT)?;
+    let mut committed = BTreeMap::new();
+    for element in list.elements() {
+        element.error()?;
+        if let Offset::Offset(offset) = element.offset() {
+            // The client panics on metadata that is not UTF-8; whoever wrote such, it is not empty.
+            let metadata = catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned()))
+                .unwrap_or_else(|_| "?".to_owned());
+            committed.insert(
+                (element.topic().to_owned(), element.partition()),
+                Committed { offset, metadata },
+            );
+        }
+    }
+    Ok(committed)
+}
+
+/// Commits one partition's offset with our metadata.
+pub(super) fn commit(
+    consumer: &BaseConsumer<Context>,
+    claim: &Checkpoint,
+    next: i64,
+    mode: CommitMode,
+) -> KafkaResult<()> {
+    let mut list = TopicPartitionList::new();
+    add_commit(&mut list, claim, next)?;
+    consumer.commit(&list, mode)
+}
+
+/// Adds an offset with our metadata, which stands on the element: a commit without a list drops it.
+pub(super) fn add_commit(
+    list: &mut TopicPartitionList,
+    claim: &Checkpoint,
+    next: i64,
+) -> KafkaResult<()> {
+    let mut element = list.add_partition(&claim.topic, claim.partition);
+    element.set_offset(Offset::Offset(next))?;
+    element.set_metadata(reset::metadata(claim.epoch, next));
+    Ok(())
+}

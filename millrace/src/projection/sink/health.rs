@@ -1,0 +1,127 @@
+//! Whether a sink gets on: unhealthy is one that is behind and makes no progress.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// What a sink tells about itself; written by its thread, read by anyone.
+#[derive(Debug, Default)]
+pub struct Health(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// What fails now, and since when; any progress clears it.
+    failing: Option<(Instant, String)>,
+    /// Partitions that stand still until an operator acts.
+    stopped: BTreeMap<(String, i32), String>,
+    paused: bool,
+    partitions: usize,
+    applied: u64,
+    batches: u64,
+}
+
+/// A sink's health at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct HealthReport {
+    /// False if it has records that it could not write for longer than allowed, or a stopped partition.
+    pub healthy: bool,
+    /// An operator paused it, which is no fault.
+    pub paused: bool,
+    /// Partitions that it holds.
+    pub partitions: usize,
+    /// Events applied since it started.
+    pub applied: u64,
+    /// Transactions committed since it started.
+    pub batches: u64,
+    /// What is wrong, one sentence each.
+    pub errors: Vec<String>,
+}
+
+impl Health {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0
+            .lock()
+            .expect("no thread panics while it holds the health")
+    }
+
+    /// How it is; what fails for less than `grace` is not unhealthy yet.
+    pub fn report(&self, grace: Duration) -> HealthReport {
+        let state = self.state();
+        let failing = state.failing.as_ref().map(|(_, error)| error.clone());
+        let overdue = state
+            .failing
+            .as_ref()
+            .is_some_and(|(since, _)| since.elapsed() >= grace);
+        HealthReport {
+            healthy: !overdue && state.stopped.is_empty(),
+            paused: state.paused,
+            partitions: state.partitions,
+            applied: state.applied,
+            batches: state.batches,
+            errors: failing
+                .into_iter()
+                .chain(state.stopped.values().cloned())
+                .collect(),
+        }
+    }
+
+    pub(super) fn failed(&self, error: String) {
+        let mut state = self.state();
+        match &mut state.failing {
+            Some((_, last)) => *last = error,
+            None => state.failing = Some((Instant::now(), error)),
+        }
+    }
+
+    pub(super) fn recovered(&self) {
+        self.state().failing = None;
+    }
+
+    pub(super) fn wrote(&self, applied: usize) {
+        let mut state = self.state();
+        state.failing = None;
+        state.batches += 1;
+        state.applied += applied as u64;
+    }
+
+    pub(super) fn stopped(&self, key: (String, i32), reason: String) {
+        self.state().stopped.insert(key, reason);
+    }
+
+    pub(super) fn released(&self, key: &(String, i32)) {
+        self.state().stopped.remove(key);
+    }
+
+    pub(super) fn set_paused(&self, paused: bool) {
+        self.state().paused = paused;
+    }
+
+    pub(super) fn set_partitions(&self, partitions: usize) {
+        self.state().partitions = partitions;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_only_for_a_moment_is_not_unhealthy_and_progress_clears_it() {
+        let health = Health::default();
+        health.failed("postgres is away".to_owned());
+        assert!(health.report(Duration::from_secs(10)).healthy);
+        assert!(!health.report(Duration::ZERO).healthy);
+        health.wrote(1);
+        assert!(health.report(Duration::ZERO).healthy);
+    }
+
+    #[test]
+    fn a_stopped_partition_is_unhealthy_until_it_is_released() {
+        let health = Health::default();
+        let key = ("order.events".to_owned(), 3);
+        health.stopped(key.clone(), "out of range".to_owned());
+        assert!(!health.report(Duration::from_secs(10)).healthy);
+        health.released(&key);
+        assert!(health.report(Duration::ZERO).healthy);
+    }
+}

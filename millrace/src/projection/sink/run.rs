@@ -1,0 +1,705 @@
+//! The loop: poll, write, commit; and what happens when one of the servers is away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{Message, Offset, TopicPartitionList};
+use sqlx::Connection;
+
+use super::assign::{Context, Core, Held, KAFKA_TIMEOUT, Key, add_commit, commit};
+use super::{SinkError, crash_point, reader};
+use crate::log::client;
+use crate::projection::checkpoint::{self, Checkpoint, Move};
+use crate::projection::{Applied, ApplyError, ParkedKey, Record, Request, builds, is_outage, park};
+
+/// How often pause, requests and claims that wait are looked at.
+const TICK: Duration = Duration::from_millis(250);
+const POLL: Duration = Duration::from_millis(100);
+const RUNBOOK: &str = "docs/runbooks/offset-out-of-range.md";
+
+/// Runs the sink until it is shut down; Kafka errors that end a consumer start another one.
+pub(super) fn run(core: &Arc<Core>) {
+    while !core.shutdown.is_cancelled() {
+        match session(core) {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::error!(view = core.projector.name(), %error, "starting over");
+                core.health.failed(error.to_string());
+                wait(core, Duration::from_secs(1));
+            }
+        }
+    }
+}
+
+fn wait(core: &Core, time: Duration) {
+    core.runtime.block_on(async {
+        let _ = tokio::time::timeout(time, core.shutdown.cancelled()).await;
+    });
+}
+
+/// One membership in the group: until shutdown, a pause, or an error that the consumer does not survive.
+fn session(core: &Arc<Core>) -> Result<(), SinkError> {
+    while paused(core)? {
+        core.health.set_paused(true);
+        wait(core, TICK);
+        if core.shutdown.is_cancelled() {
+            return Ok(());
+        }
+    }
+    core.health.set_paused(false);
+    let mut state = core.state();
+    state.held.clear();
+    state.gone.clear();
+    drop(state);
+    let topics = core.projector.topics();
+    let consumer: BaseConsumer<Context> =
+        client::consumer(&core.config.kafka, &core.projector.group(), "error")
+            .create_with_context(Context(core.clone()))?;
+    consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let mut session = Session {
+        core,
+        consumer,
+        topics: topics.into_iter().map(Arc::from).collect(),
+        batch: Vec::new(),
+        bytes: 0,
+        ticked: Instant::now(),
+    };
+    let ended = session.run();
+    session.leave();
+    ended
+}
+
+fn paused(core: &Core) -> Result<bool, SinkError> {
+    core.on_database(async |conn| {
+        Ok(builds::live(conn, &*core.projector)
+            .await?
+            .is_some_and(|live| live.paused))
+    })
+}
+
+struct Session<'c> {
+    core: &'c Arc<Core>,
+    consumer: BaseConsumer<Context>,
+    topics: Vec<Arc<str>>,
+    /// Polled and not yet written.
+    batch: Vec<Record>,
+    bytes: usize,
+    ticked: Instant,
+}
+
+/// What a try to write came to.
+enum Outcome {
+    Written(Applied),
+    /// These checkpoints are not where we left them.
+    Lost(Vec<Key>),
+}
+
+impl Session<'_> {
+    fn run(&mut self) -> Result<(), SinkError> {
+        while !self.core.shutdown.is_cancelled() {
+            if self.ticked.elapsed() >= TICK {
+                match self.tick() {
+                    Ok(true) => return Ok(()),
+                    Ok(false) => {}
+                    Err(error) => self.endure(&error)?,
+                }
+                self.ticked = Instant::now();
+            }
+            self.collect()?;
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Polls until the batch is full, the input drained or the deadline of its first record over.
+    fn collect(&mut self) -> Result<(), SinkError> {
+        let options = &self.core.config.options;
+        let full = options.view_batch_records as usize;
+        let full_bytes = usize::try_from(options.view_batch_bytes).unwrap_or(usize::MAX);
+        let allowed = Duration::from_millis(options.view_batch_deadline_ms);
+        let mut first: Option<Instant> = None;
+        while self.batch.len() < full && self.bytes < full_bytes {
+            let timeout = if self.batch.is_empty() {
+                POLL
+            } else {
+                Duration::ZERO
+            };
+            if !self.poll(timeout)? {
+                break;
+            }
+            if first.get_or_insert_with(Instant::now).elapsed() >= allowed {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what one poll brings; false if it brought no record.
+    fn poll(&mut self, timeout: Duration) -> Result<bool, SinkError> {
+        let polled = match self.consumer.poll(timeout) {
+            None => Ok(None),
+            Some(Ok(message)) => {
+                let topic = topic_of(&self.topics, &message);
+                Ok(Some(Record::of(&message, topic)))
+            }
+            Some(Err(error)) => Err(error),
+        };
+        if self.core.revoked.swap(false, Ordering::Relaxed) {
+            self.forget_gone();
+        }
+        match polled {
+            Ok(None) => Ok(false),
+            Ok(Some(record)) => {
+                self.bytes += record.size();
+                self.batch.push(record);
+                Ok(true)
+            }
+            Err(KafkaError::PartitionEOF(_)) => Ok(true),
+            Err(error) => self.consumer_error(error).map(|()| true),
+        }
+    }
+
+    fn consumer_error(&mut self, error: KafkaError) -> Result<(), SinkError> {
+        let code = error.rdkafka_error_code();
+        if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
+            return Err(error.into());
+        }
+        if matches!(
+            code,
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
+        ) {
+            return self.stop_out_of_range();
+        }
+        // Everything else heals by itself, and polling goes on.
+        tracing::warn!(view = self.core.projector.name(), %error, "consumer");
+        self.core.health.failed(error.to_string());
+        Ok(())
+    }
+
+    /// The client does not say which partition it was, so all are compared with their log.
+    fn stop_out_of_range(&mut self) -> Result<(), SinkError> {
+        let running: Vec<Checkpoint> = self.running();
+        for claim in running {
+            let (low, high) = reader::ends(&self.core.config.kafka, &claim.topic, claim.partition)?;
+            if (low..=high).contains(&claim.next) {
+                continue;
+            }
+            let reason = format!(
+                "{}/{} holds offsets {low} to {high}, the checkpoint of view {} is {}: see {RUNBOOK}",
+                claim.topic,
+                claim.partition,
+                self.core.projector.name(),
+                claim.next
+            );
+            self.stop(claim, reason)?;
+        }
+        Ok(())
+    }
+
+    fn running(&self) -> Vec<Checkpoint> {
+        self.core
+            .state()
+            .held
+            .values()
+            .filter_map(|held| match held {
+                Held::Running(claim) => Some(claim.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn stop(&mut self, claim: Checkpoint, reason: String) -> Result<(), SinkError> {
+        let key = (claim.topic.clone(), claim.partition);
+        let stopped = self.core.stop(claim, reason);
+        self.core.state().held.insert(key.clone(), stopped);
+        self.forget(&BTreeSet::from([key.clone()]));
+        self.consumer.pause(&list_of([&key]))?;
+        Ok(())
+    }
+
+    fn forget_gone(&mut self) {
+        let gone = std::mem::take(&mut self.core.state().gone);
+        self.forget(&gone);
+    }
+
+    fn forget(&mut self, keys: &BTreeSet<Key>) {
+        self.batch
+            .retain(|record| !keys.contains(&(record.topic.to_string(), record.partition)));
+        self.bytes = self.batch.iter().map(Record::size).sum();
+    }
+
+    /// Writes the batch; tries again for as long as a server is away, and keeps polling meanwhile.
+    fn flush(&mut self) -> Result<(), SinkError> {
+        let mut waited = false;
+        loop {
+            let moves = self.moves();
+            if moves.is_empty() {
+                self.batch.clear();
+                self.bytes = 0;
+                break;
+            }
+            match write(self.core, &self.batch, &moves) {
+                Ok(Outcome::Written(applied)) => {
+                    self.written(&moves, &applied);
+                    break;
+                }
+                Ok(Outcome::Lost(keys)) => self.doubt(keys)?,
+                Err(SinkError::Apply(ApplyError::Stop {
+                    topic,
+                    partition,
+                    offset,
+                    reason,
+                })) => {
+                    let key = (topic, partition);
+                    let claim = moves.get(&key).map(|step| claim_of(step));
+                    match claim {
+                        Some(claim) => self.stop(claim, format!("offset {offset}: {reason}"))?,
+                        None => self.forget(&BTreeSet::from([key])),
+                    }
+                }
+                Err(error) => {
+                    waited = true;
+                    self.endure(&error)?;
+                    if self.core.shutdown.is_cancelled() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        if waited {
+            self.resume_running()?;
+        }
+        Ok(())
+    }
+
+    /// Drops what must not be written and says how far each checkpoint goes.
+    fn moves(&mut self) -> BTreeMap<Key, Move> {
+        let state = self.core.state();
+        let mut moves: BTreeMap<Key, Move> = BTreeMap::new();
+        for claim in state.held.values() {
+            if let Held::Running(claim) = claim {
+                let step = Move {
+                    topic: claim.topic.clone(),
+                    partition: claim.partition,
+                    epoch: claim.epoch,
+                    expected: claim.next,
+                    next: claim.next,
+                    position: None,
+                    event_time: None,
+                };
+                moves.insert((claim.topic.clone(), claim.partition), step);
+            }
+        }
+        drop(state);
+        let mut last: Option<(Arc<str>, i32, Key)> = None;
+        self.batch.retain(|record| {
+            // Runs of one partition are long: the key is built once for each.
+            let same = last.as_ref().is_some_and(|(topic, partition, _)| {
+                Arc::ptr_eq(topic, &record.topic) && *partition == record.partition
+            });
+            if !same {
+                let key = (record.topic.to_string(), record.partition);
+                last = Some((record.topic.clone(), record.partition, key));
+            }
+            let step = last.as_ref().and_then(|(_, _, key)| moves.get_mut(key));
+            match step {
+                Some(step) if record.offset >= step.next => {
+                    step.extend(record);
+                    true
+                }
+                _ => false,
+            }
+        });
+        moves.retain(|_, step| step.next > step.expected);
+        moves
+    }
+
+    fn written(&mut self, moves: &BTreeMap<Key, Move>, applied: &Applied) {
+        self.core.health.wrote(applied.applied);
+        let mut list = TopicPartitionList::new();
+        let mut state = self.core.state();
+        for (key, step) in moves {
+            if let Some(Held::Running(claim)) = state.held.get_mut(key) {
+                claim.next = step.next;
+                claim.position = step.position.or(claim.position);
+                if let Err(error) = add_commit(&mut list, claim, claim.next) {
+                    tracing::warn!(%error, "offset not committed to kafka");
+                }
+            }
+        }
+        drop(state);
+        self.batch.clear();
+        self.bytes = 0;
+        if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
+            tracing::debug!(view = self.core.projector.name(), %error, "kafka commit failed");
+        }
+        crash_point("sink.after-kafka-commit");
+    }
+
+    /// Holds out while a server is away: nothing new is fetched, the group hears from us.
+    fn endure(&mut self, error: &SinkError) -> Result<(), SinkError> {
+        let text = error.to_string();
+        tracing::warn!(
+            view = self.core.projector.name(),
+            error = text,
+            "trying again"
+        );
+        self.core.health.failed(text.clone());
+        let view = self.core.projector.name();
+        let running = self.running();
+        if !is_database_away(error) {
+            let _ = self.core.on_database(async |conn| {
+                for claim in &running {
+                    checkpoint::record_error(conn, view, claim, &text).await?;
+                }
+                Ok(())
+            });
+        }
+        let keys: Vec<Key> = running
+            .iter()
+            .map(|claim| (claim.topic.clone(), claim.partition))
+            .collect();
+        if !keys.is_empty() {
+            self.consumer.pause(&list_of(&keys))?;
+        }
+        let until = Instant::now() + TICK;
+        while Instant::now() < until && !self.core.shutdown.is_cancelled() {
+            self.poll(Duration::from_millis(50))?;
+        }
+        if self.batch.is_empty() {
+            self.resume_running()?;
+        }
+        Ok(())
+    }
+
+    fn resume_running(&self) -> Result<(), SinkError> {
+        let keys: Vec<Key> = self
+            .running()
+            .into_iter()
+            .map(|claim| (claim.topic, claim.partition))
+            .collect();
+        if !keys.is_empty() {
+            self.consumer.resume(&list_of(&keys))?;
+        }
+        Ok(())
+    }
+
+    /// Our epoch is no longer the newest, or the checkpoint moved: someone else claimed, or a swap did.
+    fn doubt(&mut self, keys: Vec<Key>) -> Result<(), SinkError> {
+        tracing::warn!(
+            view = self.core.projector.name(),
+            ?keys,
+            "checkpoints moved without us"
+        );
+        let mut state = self.core.state();
+        for key in &keys {
+            if let Some(held) = state.held.get_mut(key)
+                && let Held::Running(claim) = &*held
+            {
+                *held = Held::Doubtful(claim.clone());
+            }
+        }
+        drop(state);
+        self.forget(&keys.iter().cloned().collect());
+        self.consumer.pause(&list_of(&keys))?;
+        // A rebalance that is under way shows here, before the assignment is put to the proof.
+        self.poll(Duration::ZERO)?;
+        self.prove()?;
+        self.claim_waiting()
+    }
+
+    /// Commits what we believed to be ours: the group's coordinator knows whether it is.
+    ///
+    /// Without this a process that woke up after its session ended would claim, and so fence the true
+    /// owner; it would be fenced in turn, and the two would take the partition from each other for ever.
+    fn prove(&mut self) -> Result<(), SinkError> {
+        let doubtful: Vec<(Key, Checkpoint)> = self
+            .core
+            .state()
+            .held
+            .iter()
+            .filter_map(|(key, held)| match held {
+                Held::Doubtful(claim) => Some((key.clone(), claim.clone())),
+                _ => None,
+            })
+            .collect();
+        for (key, claim) in doubtful {
+            let proof = commit(&self.consumer, &claim, claim.next, CommitMode::Sync);
+            let mut state = self.core.state();
+            match proof {
+                Ok(()) => {
+                    state.held.insert(key, Held::Unclaimed);
+                }
+                Err(error) if is_no_member(&error) => {
+                    tracing::warn!(view = self.core.projector.name(), ?key, %error, "no longer ours");
+                    state.held.remove(&key);
+                }
+                Err(error) => {
+                    tracing::warn!(view = self.core.projector.name(), ?key, %error, "not proven yet");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims what waits for it, and starts it at its checkpoint.
+    fn claim_waiting(&mut self) -> Result<(), SinkError> {
+        let waiting: Vec<Key> = self
+            .core
+            .state()
+            .held
+            .iter()
+            .filter(|(_, held)| **held == Held::Unclaimed)
+            .map(|(key, _)| key.clone())
+            .collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let taken = self.core.take(&self.consumer, &waiting)?;
+        // Whatever was polled before the seek is not from the checkpoint on.
+        self.forget(&waiting.into_iter().collect());
+        for held in taken {
+            let (Held::Running(claim) | Held::Stopped(claim)) = &held else {
+                continue;
+            };
+            let key = (claim.topic.clone(), claim.partition);
+            if let Held::Running(claim) = &held {
+                let offset = Offset::Offset(claim.next);
+                self.consumer
+                    .seek(&claim.topic, claim.partition, offset, KAFKA_TIMEOUT)?;
+                self.consumer.resume(&list_of([&key]))?;
+                self.core.health.released(&key);
+            }
+            self.core.state().held.insert(key, held);
+        }
+        self.core.health.recovered();
+        Ok(())
+    }
+
+    /// Looks after everything that is not a batch; true if the view was paused.
+    fn tick(&mut self) -> Result<bool, SinkError> {
+        let core = self.core;
+        let Some(live) =
+            core.on_database(async |conn| Ok(builds::live(conn, &*core.projector).await?))?
+        else {
+            return Ok(false);
+        };
+        if live.paused {
+            return Ok(true);
+        }
+        let swapped = core
+            .state()
+            .build
+            .as_ref()
+            .is_some_and(|build| build.number != live.number);
+        if swapped {
+            let keys = self
+                .running()
+                .into_iter()
+                .map(|claim| (claim.topic, claim.partition))
+                .collect();
+            self.doubt(keys)?;
+        }
+        self.prove()?;
+        self.claim_waiting()?;
+        self.requests()?;
+        Ok(false)
+    }
+
+    /// Executes what operators asked for parked aggregates of our partitions.
+    fn requests(&mut self) -> Result<(), SinkError> {
+        let core = self.core;
+        let Some(build) = core.state().build.clone() else {
+            return Ok(());
+        };
+        type Row = (String, i32, String, String);
+        let rows: Vec<Row> = core.on_database(async |conn| {
+            Ok(sqlx::query_as(
+                "SELECT topic, partition, aggregate_id, request FROM millrace_views.parked
+                 WHERE view = $1 AND build = $2 AND request IS NOT NULL
+                 ORDER BY parked_at LIMIT 100",
+            )
+            .bind(&build.view)
+            .bind(build.number)
+            .fetch_all(conn)
+            .await?)
+        })?;
+        for (topic, partition, aggregate_id, request) in rows {
+            let key = (topic, partition);
+            let held = core.state().held.get(&key).cloned();
+            let (Some(Held::Running(claim) | Held::Stopped(claim)), Some(request)) =
+                (held, Request::parse(&request))
+            else {
+                continue;
+            };
+            self.release(&key, &claim, &aggregate_id, request)?;
+        }
+        Ok(())
+    }
+
+    fn release(
+        &mut self,
+        key: &Key,
+        claim: &Checkpoint,
+        aggregate_id: &str,
+        request: Request,
+    ) -> Result<(), SinkError> {
+        let core = self.core;
+        let parked = ParkedKey {
+            topic: &key.0,
+            partition: key.1,
+            aggregate_id,
+        };
+        match release(core, claim, parked, request) {
+            Ok(Outcome::Written(applied)) => {
+                core.health.wrote(applied.applied);
+                let mut state = core.state();
+                if let Some(Held::Stopped(_)) = state.held.get(key) {
+                    // There may be room under the cap now.
+                    state.held.insert(key.clone(), Held::Unclaimed);
+                }
+                Ok(())
+            }
+            Ok(Outcome::Lost(keys)) => self.doubt(keys),
+            Err(SinkError::Apply(ApplyError::Stop { reason, .. })) => {
+                core.on_database(async |conn| {
+                    Ok(park::refuse(conn, core.projector.name(), parked, &reason).await?)
+                })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Commits to Kafka what Postgres has, so that the group tools show no lag, and leaves the group.
+    fn leave(self) {
+        let mut list = TopicPartitionList::new();
+        for claim in self.running() {
+            let _ = add_commit(&mut list, &claim, claim.next);
+        }
+        if list.count() > 0
+            && let Err(error) = self.consumer.commit(&list, CommitMode::Sync)
+        {
+            tracing::debug!(view = self.core.projector.name(), %error, "kafka commit failed");
+        }
+    }
+}
+
+fn claim_of(step: &Move) -> Checkpoint {
+    Checkpoint {
+        topic: step.topic.clone(),
+        partition: step.partition,
+        epoch: step.epoch,
+        next: step.expected,
+        position: None,
+    }
+}
+
+fn topic_of(topics: &[Arc<str>], message: &BorrowedMessage<'_>) -> Arc<str> {
+    topics
+        .iter()
+        .find(|topic| &***topic == message.topic())
+        .cloned()
+        .unwrap_or_else(|| message.topic().into())
+}
+
+fn list_of<'k>(keys: impl IntoIterator<Item = &'k Key>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for (topic, partition) in keys {
+        list.add_partition(topic, *partition);
+    }
+    list
+}
+
+/// Nothing can be written down then; the other errors show in `status`.
+fn is_database_away(error: &SinkError) -> bool {
+    matches!(
+        error,
+        SinkError::Database(error) | SinkError::Apply(ApplyError::Database(error))
+            if is_outage(error)
+    )
+}
+
+/// The coordinator's word that the generation or the member is none of the group's.
+fn is_no_member(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::IllegalGeneration
+                | RDKafkaErrorCode::UnknownMemberId
+                | RDKafkaErrorCode::FencedInstanceId
+                | RDKafkaErrorCode::FencedMemberEpoch
+                | RDKafkaErrorCode::StaleMemberEpoch
+        )
+    )
+}
+
+/// Checkpoints and rows, in one transaction.
+fn write(
+    core: &Core,
+    records: &[Record],
+    moves: &BTreeMap<Key, Move>,
+) -> Result<Outcome, SinkError> {
+    let build = core.state().build.clone().ok_or(sqlx::Error::RowNotFound)?;
+    let moves: Vec<Move> = moves.values().cloned().collect();
+    core.on_database(async |conn| {
+        let mut tx = conn.begin().await?;
+        let lost = checkpoint::advance(&mut tx, &build.view, &moves).await?;
+        if !lost.is_empty() {
+            tx.rollback().await?;
+            return Ok(Outcome::Lost(lost));
+        }
+        crash_point("sink.after-checkpoint");
+        let applied = core
+            .projector
+            .apply(&mut tx, &build, &core.decoder, records)
+            .await?;
+        crash_point("sink.after-rows");
+        crash_point("sink.before-commit");
+        tx.commit().await?;
+        crash_point("sink.after-commit");
+        Ok(Outcome::Written(applied))
+    })
+}
+
+/// A request, in a transaction that moves nothing but needs the checkpoint to be ours.
+fn release(
+    core: &Core,
+    claim: &Checkpoint,
+    parked: ParkedKey<'_>,
+    request: Request,
+) -> Result<Outcome, SinkError> {
+    let build = core.state().build.clone().ok_or(sqlx::Error::RowNotFound)?;
+    let step = Move {
+        topic: claim.topic.clone(),
+        partition: claim.partition,
+        epoch: claim.epoch,
+        expected: claim.next,
+        next: claim.next,
+        position: None,
+        event_time: None,
+    };
+    core.on_database(async |conn| {
+        let mut tx = conn.begin().await?;
+        let lost = checkpoint::advance(&mut tx, &build.view, &[step]).await?;
+        if !lost.is_empty() {
+            tx.rollback().await?;
+            return Ok(Outcome::Lost(lost));
+        }
+        let applied = park::release(
+            &*core.projector,
+            &mut tx,
+            &build,
+            &core.decoder,
+            parked,
+            request,
+        )
+        .await?;
+        tx.commit().await?;
+        Ok(Outcome::Written(applied))
+    })
+}
