@@ -5,5 +5,5 @@
 )]
 
 mod commands;
-mod servers;
 mod relay;
+mod servers;
