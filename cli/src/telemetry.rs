@@ -9,7 +9,7 @@ const DECODE_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(crate) fn start() {
     apache_avro::util::max_allocation_bytes(DECODE_BYTES_MAX);
     let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,librdkafka=warn,rdkafka=warn"));
+        .unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn,librdkafka=warn,rdkafka=warn"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
