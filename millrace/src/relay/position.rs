@@ -139,7 +139,10 @@ fn last_from(
     }
 }
 
-/// The first of these topics that holds anything, committed or not.
+/// The first of these topics that holds a committed event, or held one before it was removed.
+///
+/// What an aborted transaction left there does not count: a first transaction that was never committed leaves
+/// records without a position, and must not look like a lost position. Blocks; call it after `init_transactions`.
 pub fn first_not_empty(
     config: &KafkaConfig,
     topics: &[String],
@@ -149,7 +152,6 @@ pub fn first_not_empty(
         source,
     };
     let consumer: BaseConsumer = client::reader(config, "relay-topics")
-        .set("isolation.level", "read_uncommitted")
         .create()
         .map_err(kafka)?;
     for topic in topics {
@@ -161,14 +163,48 @@ pub fn first_not_empty(
             .first()
             .map_or(0, |found| found.partitions().len());
         for partition in 0..partitions as i32 {
-            // The end, not the number of records: an event that retention removed was published all the same.
-            let (_, end) = consumer
+            let (low, end) = consumer
                 .fetch_watermarks(topic, partition, READ_TIMEOUT)
                 .map_err(kafka)?;
-            if end > 0 {
+            if low > 0 || (end > 0 && holds_committed(&consumer, topic, partition)?) {
                 return Ok(Some(topic.clone()));
             }
         }
     }
     Ok(None)
+}
+
+/// Reads a partition from its start to the first committed record or to its end.
+fn holds_committed(
+    consumer: &BaseConsumer,
+    topic: &str,
+    partition: i32,
+) -> Result<bool, RelayError> {
+    let kafka = |source| RelayError::Kafka {
+        doing: "looking for a committed event",
+        source,
+    };
+    let mut assignment = TopicPartitionList::new();
+    assignment
+        .add_partition_offset(topic, partition, Offset::Beginning)
+        .and_then(|()| consumer.assign(&assignment))
+        .map_err(kafka)?;
+    let deadline = Instant::now() + READ_TIMEOUT;
+    loop {
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(_)) => return Ok(true),
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(false),
+            Some(Err(error)) => return Err(kafka(error)),
+            None if Instant::now() > deadline => {
+                return Err(RelayError::PositionUnread {
+                    topic: topic.to_owned(),
+                    reason: format!(
+                        "no end of partition {partition} after {} s",
+                        READ_TIMEOUT.as_secs()
+                    ),
+                });
+            }
+            None => {}
+        }
+    }
 }

@@ -1,7 +1,12 @@
 //! A journal that is not the one that was published: the relay stops and names the runbook.
 
-use anyhow::Result;
-use millrace::relay::{RUNBOOK, RelayRole};
+use anyhow::{Context, Result};
+use millrace::relay::gate::GateRule;
+use millrace::relay::position::PositionRecord;
+use millrace::relay::publish::Publisher;
+use millrace::relay::read::{self, Reader};
+use millrace::relay::runbook::{self, Recovery, RunbookError};
+use millrace::relay::{RUNBOOK, RelayRole, seat};
 
 use super::{Rig, append};
 
@@ -102,5 +107,154 @@ async fn an_event_whose_schema_the_journal_does_not_know_stops_the_relay() -> Re
     );
     assert_eq!(relay.status.borrow().role, RelayRole::Stopped);
     assert!(relay.stop().await?.is_err());
+    Ok(())
+}
+
+async fn recover(rig: &Rig) -> Result<Recovery, RunbookError> {
+    runbook::recover(&rig.config, &rig.kafka, &rig.journal).await
+}
+
+/// Appends further events and expects the relay to publish them after those of before.
+async fn goes_on(rig: &Rig, events: &[(&str, i64)], all: usize) -> Result<()> {
+    rig.append(events).await?;
+    let mut relay = rig.start();
+    relay.until_published(rig).await?;
+    assert_eq!(rig.assert_published().await?, all);
+    relay.stop().await??;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_older_dump_the_published_events_are_read_back_and_the_relay_goes_on() -> Result<()>
+{
+    let rig = published("read_back").await?;
+    rig.execute(
+        "DELETE FROM millrace.events WHERE aggregate_id = 'b' AND sequence = 2;
+         UPDATE millrace.streams SET version = 1 WHERE aggregate_id = 'b';
+         SELECT setval('millrace.events_position', 1)",
+    )
+    .await?;
+    refused(&rig, &["is not in the journal"]).await?;
+    let compared = runbook::compare(&rig.config, &rig.kafka, &rig.journal).await?;
+    assert_eq!(
+        (compared.published, compared.only_in_topics, compared.forked),
+        (4, 1, 0)
+    );
+
+    let done = recover(&rig).await?;
+    assert_eq!(
+        (done.found, done.imported, done.moved, done.generation),
+        (compared, 1, 0, 2)
+    );
+    let version: i64 =
+        sqlx::query_scalar("SELECT version FROM millrace.streams WHERE aggregate_id = 'b'")
+            .fetch_one(&mut rig.connect().await?)
+            .await?;
+    assert_eq!(version, 2);
+    goes_on(&rig, &[("b", 3), ("a", 3)], 6).await
+}
+
+/// Publishes the journal as a cluster would whose transaction ids are a million higher, which is what the topics
+/// look like to a new cluster into which a dump was restored.
+async fn published_from_a_cluster_with_higher_ids(rig: &Rig) -> Result<()> {
+    const HIGHER: i64 = 1_000_000;
+    let mut relay = rig.start();
+    // Makes the topics; there is nothing to publish yet.
+    relay
+        .until("active", |status| status.role == RelayRole::Active)
+        .await?;
+    relay.stop().await??;
+    rig.append(&[("a", 1), ("b", 1)]).await?;
+    let mut connection = read::connect(&rig.url).await?;
+    let identity = seat::verify(&mut connection, None).await?;
+    let mut reader = Reader::new(
+        connection,
+        Default::default(),
+        rig.config.limits(),
+        GateRule::JournalWriters,
+    );
+    let mut batch = reader.next().await?;
+    for event in &mut batch.events {
+        event.position.xid += HIGHER;
+    }
+    let last = batch.events.last().context("an event")?;
+    let record = PositionRecord {
+        journal: identity.journal,
+        generation: last.position.generation,
+        xid: last.position.xid,
+        position: last.position.position,
+        event_id: last.event_id,
+        system: "1".to_owned(),
+        timeline: batch.gate.timeline,
+        wal_bytes: i64::MAX,
+    };
+    let (kafka, config) = (rig.kafka.clone(), rig.config.publisher());
+    tokio::task::spawn_blocking(move || {
+        let mut publisher = Publisher::start(&kafka, config)?;
+        publisher.stage(&batch.events, &record)?;
+        publisher.commit(&record)
+    })
+    .await??;
+    rig.execute(&format!(
+        "UPDATE millrace.events SET xid = (xid::text::bigint + {HIGHER})::text::xid8"
+    ))
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restore_into_a_new_cluster_what_was_accepted_there_is_published_too() -> Result<()>
+{
+    let rig = Rig::new("new_cluster").await?;
+    published_from_a_cluster_with_higher_ids(&rig).await?;
+    // Accepted before anybody looked: its transaction id is below the position.
+    rig.append(&[("b", 2)]).await?;
+    refused(&rig, &["next transaction is only"]).await?;
+    let done = recover(&rig).await?;
+    assert_eq!(
+        (
+            done.found.stranded,
+            done.imported,
+            done.moved,
+            done.generation
+        ),
+        (1, 0, 1, 2)
+    );
+    goes_on(&rig, &[("b", 3), ("a", 2)], 5).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_position_is_written_anew_from_the_topics() -> Result<()> {
+    let mut rig = published("reseated").await?;
+    rig.config.relay_position_topic = format!("{}.other", rig.config.relay_position_topic);
+    refused(&rig, &["holds no position"]).await?;
+    assert_eq!(recover(&rig).await?.imported, 0);
+    goes_on(&rig, &[("b", 3)], 5).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_histories_of_one_aggregate_are_refused_and_nothing_is_changed() -> Result<()> {
+    let rig = published("forked").await?;
+    rig.execute("DELETE FROM millrace.events WHERE aggregate_id = 'b' AND sequence = 2")
+        .await?;
+    rig.append(&[("b", 2)]).await?;
+    let before = rig.journal_events().await?;
+    let error = recover(&rig).await.expect_err("two histories");
+    assert!(error.to_string().contains("b, sequence 2"), "{error}");
+    assert_eq!(before, rig.journal_events().await?);
+    refused(&rig, &["is not in the journal"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_recovered_beside_a_running_relay() -> Result<()> {
+    let rig = published("beside").await?;
+    let mut relay = rig.start();
+    relay
+        .until("active", |status| status.role == RelayRole::Active)
+        .await?;
+    assert!(matches!(
+        recover(&rig).await,
+        Err(RunbookError::RelayActive(_))
+    ));
+    relay.stop().await??;
     Ok(())
 }
