@@ -513,24 +513,6 @@ impl<F: Fold> Projector for FoldProjector<F> {
             Ok(())
         })
     }
-
-    fn incomplete<'a>(
-        &'a self,
-        tx: &'a mut PgConnection,
-        build: &'a Build,
-    ) -> BoxFuture<'a, Result<i64, sqlx::Error>> {
-        Box::pin(async move {
-            let count = format!(
-                "SELECT count(*) FROM (
-                     SELECT aggregate_id FROM {schema}.{table} WHERE incomplete
-                     UNION SELECT aggregate_id FROM {schema}.aggregate_versions WHERE incomplete
-                 ) AS incomplete",
-                schema = build.schema,
-                table = RowOf::<F>::TABLE
-            );
-            sqlx::query_scalar(AssertSqlSafe(count)).fetch_one(tx).await
-        })
-    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod apply;
 pub mod builds;
 pub mod checkpoint;
 mod fold;
+pub mod ops;
 mod park;
 mod projector;
 mod record;

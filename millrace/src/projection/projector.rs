@@ -237,12 +237,11 @@ pub trait Projector: Send + Sync + 'static {
         record: &'a Record,
     ) -> BoxFuture<'a, Result<(), ApplyError>>;
 
-    /// How many aggregates of the build are marked incomplete.
-    fn incomplete<'a>(
-        &'a self,
-        tx: &'a mut PgConnection,
-        build: &'a Build,
-    ) -> BoxFuture<'a, Result<i64, sqlx::Error>>;
+    /// True where applying an event again changes nothing: a fold by its guard, SQL by what it writes. A
+    /// tally cannot, and rests on the checkpoint alone.
+    fn absorbs_repeats(&self) -> bool {
+        true
+    }
 }
 
 /// The text in a row's `source`: `<topic>/<partition>`.

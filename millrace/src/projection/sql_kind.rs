@@ -148,12 +148,4 @@ impl<S: SqlProjection> Projector for SqlProjector<S> {
     ) -> BoxFuture<'a, Result<(), ApplyError>> {
         Box::pin(async { Ok(()) })
     }
-
-    fn incomplete<'a>(
-        &'a self,
-        _tx: &'a mut PgConnection,
-        _build: &'a Build,
-    ) -> BoxFuture<'a, Result<i64, sqlx::Error>> {
-        Box::pin(async { Ok(0) })
-    }
 }

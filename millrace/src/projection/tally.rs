@@ -151,6 +151,10 @@ impl<T: Tally> Projector for TallyProjector<T> {
         T::SQL
     }
 
+    fn absorbs_repeats(&self) -> bool {
+        false
+    }
+
     fn columns(&self) -> Vec<(String, String, String)> {
         std::iter::once(("source", "text"))
             .chain(
@@ -186,13 +190,5 @@ impl<T: Tally> Projector for TallyProjector<T> {
         _record: &'a Record,
     ) -> BoxFuture<'a, Result<(), ApplyError>> {
         Box::pin(async { Ok(()) })
-    }
-
-    fn incomplete<'a>(
-        &'a self,
-        _tx: &'a mut PgConnection,
-        _build: &'a Build,
-    ) -> BoxFuture<'a, Result<i64, sqlx::Error>> {
-        Box::pin(async { Ok(0) })
     }
 }
