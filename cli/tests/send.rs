@@ -59,9 +59,7 @@ fn serve_at(at: std::net::SocketAddr, fault: fn(&str, usize) -> Option<Response>
     let routes = axum::Router::new()
         .route("/commands/{aggregate}/{id}", axum::routing::post(command))
         .with_state(server.clone());
-    let listener = runtime
-        .block_on(tokio::net::TcpListener::bind(at))
-        .unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind(at)).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     runtime.spawn(async move { axum::serve(listener, routes).await });
     Running {
@@ -128,18 +126,22 @@ fn lines_of_an_aggregate_arrive_in_order_although_the_server_is_busy() {
     for (id, _, data) in running.server.seen.lock().unwrap().iter() {
         let n = data["n"].as_u64().unwrap();
         let before = last.insert(id.clone(), n);
-        assert!(before.is_none_or(|before| before <= n), "{id}: {n} came late");
+        assert!(
+            before.is_none_or(|before| before <= n),
+            "{id}: {n} came late"
+        );
     }
 }
 
 #[test]
 fn a_malformed_answer_is_asked_again_under_the_same_id() {
     let directory = tempfile::tempdir().unwrap();
-    let running = serve(|_, attempt| {
-        (attempt == 0).then(|| (StatusCode::CREATED, "<html>").into_response())
-    });
+    let running =
+        serve(|_, attempt| (attempt == 0).then(|| (StatusCode::CREATED, "<html>").into_response()));
     input(directory.path(), &records(1, 1));
-    let output = millrace(directory.path(), &running.url, &PLAIN).output().unwrap();
+    let output = millrace(directory.path(), &running.url, &PLAIN)
+        .output()
+        .unwrap();
     assert_eq!(summary(&output)["accepted"], 1);
     let seen = running.server.seen.lock().unwrap();
     assert_eq!(seen.len(), 2);
@@ -157,10 +159,15 @@ fn refused_and_unreadable_lines_are_in_the_rejects_file_with_status_and_reason()
         directory.path(),
         "{\"id\":\"bad\"}\n\n{broken\n{\"n\":1}\n{\"id\":\"good\"}",
     );
-    let output = millrace(directory.path(), &running.url, &PLAIN).output().unwrap();
+    let output = millrace(directory.path(), &running.url, &PLAIN)
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let summary = summary(&output);
-    assert_eq!((&summary["accepted"], &summary["refused"]), (&json!(1), &json!(3)));
+    assert_eq!(
+        (&summary["accepted"], &summary["refused"]),
+        (&json!(1), &json!(3))
+    );
     assert_eq!(summary["settled_to"], 5);
     assert_eq!(summary["reasons"]["422 no stock"], 1);
     let mut rejects = lines(&directory.path().join("in.ndjson.rejects.ndjson"));
@@ -169,7 +176,10 @@ fn refused_and_unreadable_lines_are_in_the_rejects_file_with_status_and_reason()
         rejects[0],
         json!({"line": 1, "status": 422, "reason": "no stock", "input": {"id": "bad"}})
     );
-    assert_eq!((&rejects[1]["line"], &rejects[1]["status"]), (&json!(3), &json!(400)));
+    assert_eq!(
+        (&rejects[1]["line"], &rejects[1]["status"]),
+        (&json!(3), &json!(400))
+    );
     assert_eq!(rejects[1]["input"], "{broken");
     assert_eq!(rejects[2]["line"], 4);
 }
@@ -209,15 +219,23 @@ fn a_server_that_stays_away_stops_the_run_and_refuses_nothing() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let summary = summary(&output);
-    assert_eq!((&summary["refused"], &summary["settled_to"]), (&json!(0), &json!(0)));
+    assert_eq!(
+        (&summary["refused"], &summary["settled_to"]),
+        (&json!(0), &json!(0))
+    );
     assert!(summary["stopped"].as_str().unwrap().contains("no answer"));
 }
 
 #[test]
 fn a_full_disk_stops_the_run_and_names_the_file() {
     for (option, fault) in [
-        ("--acks", (|_, _| None) as fn(&str, usize) -> Option<Response>),
-        ("--rejects", |_, _| Some(StatusCode::UNPROCESSABLE_ENTITY.into_response())),
+        (
+            "--acks",
+            (|_, _| None) as fn(&str, usize) -> Option<Response>,
+        ),
+        ("--rejects", |_, _| {
+            Some(StatusCode::UNPROCESSABLE_ENTITY.into_response())
+        }),
     ] {
         let directory = tempfile::tempdir().unwrap();
         let running = serve(fault);

@@ -8,7 +8,8 @@ pub mod aggregates;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::routing::get;
+use axum::{Json, Router};
 use millrace::command::{AggregateType, Commands, WriteConfig};
 use millrace::config::{JournalConfig, KafkaConfig, RegistryConfig};
 use millrace::http::health::{Component, Health};
@@ -126,7 +127,7 @@ pub async fn start(
     tokio::spawn(watch_relay(health.component("relay"), status.clone()));
     let done = tokio::spawn(async move { Ok(relay.run(appended, shutdown).await?) });
     Ok(Some(Producer {
-        router: millrace::http::commands::router(commands),
+        router: millrace::http::commands::router(commands).merge(relay_status(status.clone())),
         relay: status,
         done,
     }))
@@ -141,6 +142,12 @@ fn topics() -> Vec<Topic> {
             kind: Kind::Events,
         })
         .collect()
+}
+
+/// `GET /status/relay`: what this producer's relay does, and who leads if it does not.
+fn relay_status(status: watch::Receiver<RelayStatus>) -> Router {
+    let answer = move || async move { Json(status.borrow().clone()) };
+    Router::new().route("/status/relay", get(answer))
 }
 
 /// Ready while the journal answers.
