@@ -5,22 +5,27 @@
 //! schema also stands in the journal, so that stored events can be read when the registry is lost, and so
 //! that a role whose schemas are all known starts while the registry is away.
 
+mod compatibility;
+mod error;
+mod kept;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
-use apache_avro::error::CompatibilityError;
-use apache_avro::schema_compatibility::SchemaCompatibility;
 use schema_registry_converter::async_impl::schema_registry::{
     SrSettings, get_all_versions, get_schema_by_id, get_schema_by_subject_and_version, post_schema,
 };
 use schema_registry_converter::error::SRCError;
 use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
-use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 
-use crate::codec::{Codec, CodecError, Schema, Writer};
+use crate::codec::{Codec, Schema, Writer};
 use crate::config::{Registration, RegistryConfig};
-use crate::event::{Event, EventSchema, events_topic};
+use crate::event::{Event, EventSchema};
+use compatibility::{check_against, compatible, full_name, parse, same_json};
+
+pub use compatibility::subject;
+pub use error::RegistryError;
 
 /// Tries to register a schema against others who do the same.
 const REGISTER_TRIES_MAX: u64 = 5;
@@ -41,84 +46,6 @@ impl SchemaSet {
             aggregate: E::AGGREGATE,
             schemas: E::SCHEMAS,
         }
-    }
-}
-
-/// Why the schemas are not as they must be.
-#[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
-    /// A schema cannot read another version, or the other way round.
-    #[error(
-        "schema {subject} version {version} and {ours} are not compatible both ways: {reason}; a field may only be added or removed with a default, anything else is a new record"
-    )]
-    Incompatible {
-        /// Subject in the registry.
-        subject: String,
-        /// The version that ours was compared with, as the registry or the file counts.
-        version: String,
-        /// Which of ours.
-        ours: String,
-        /// The field and what is wrong with it.
-        reason: String,
-    },
-    /// Schemas are only looked up here, and this one is not there.
-    #[error(
-        "schema {subject} version {version} is not registered: register it with `millrace schemas register`, or set SCHEMA_REGISTRATION=register"
-    )]
-    NotRegistered {
-        /// Subject in the registry.
-        subject: String,
-        /// Number of the file.
-        version: u32,
-    },
-    /// A schema file is not a schema.
-    #[error("schema file {record}.v{version}.avsc: {source}")]
-    File {
-        /// Record name.
-        record: &'static str,
-        /// Number of the file.
-        version: u32,
-        /// What is wrong.
-        source: CodecError,
-    },
-    /// The registry refused; trying again will not help.
-    #[error("registry refused {subject}: {reason}")]
-    Refused {
-        /// Subject or schema id.
-        subject: String,
-        /// What it said.
-        reason: String,
-    },
-    /// The registry does not answer, and the journal does not know the schema either.
-    #[error(
-        "registry at {url} does not answer: {reason}; check that it runs and SCHEMA_REGISTRY_URL"
-    )]
-    Unavailable {
-        /// Where it was asked.
-        url: String,
-        /// What happened.
-        reason: String,
-    },
-    /// There is no such schema anywhere.
-    #[error("schema id {0} is neither in the journal nor in the registry")]
-    UnknownId(u32),
-    /// The schema is of a record that is none of ours.
-    #[error("schema id {id} is of record {record}, which is none of ours")]
-    ForeignSchema {
-        /// Schema id.
-        id: u32,
-        /// Full name of its record.
-        record: String,
-    },
-    /// The journal does not answer.
-    #[error("journal: {0}")]
-    Journal(#[from] sqlx::Error),
-}
-
-impl RegistryError {
-    /// True where waiting helps: a server is away.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Journal(_))
     }
 }
 
@@ -400,90 +327,17 @@ impl Registry {
         })
     }
 
-    /// Writes what was registered into the journal, before anything is encoded with it.
-    async fn keep(&self, registered: &[Registered]) -> Result<(), RegistryError> {
-        let Some(journal) = &self.journal else {
-            return Ok(());
-        };
-        let ids: Vec<i32> = registered.iter().map(|one| one.schema_id as i32).collect();
-        let subjects: Vec<&str> = registered.iter().map(|one| one.subject.as_str()).collect();
-        let versions: Vec<i32> = registered
-            .iter()
-            .map(|one| one.schema.version as i32)
-            .collect();
-        let prints: Vec<Vec<u8>> = registered
-            .iter()
-            .map(|one| fingerprint(one.schema.json))
-            .collect();
-        let jsons: Vec<&str> = registered.iter().map(|one| one.schema.json).collect();
-        sqlx::query(
-            "INSERT INTO millrace.schemas (id, subject, version, fingerprint, json)
-             SELECT * FROM unnest($1::int[], $2::text[], $3::int[], $4::bytea[], $5::text[])
-             ON CONFLICT (id, subject) DO UPDATE SET version = excluded.version
-             WHERE schemas.version IS DISTINCT FROM excluded.version",
-        )
-        .bind(ids)
-        .bind(subjects)
-        .bind(versions)
-        .bind(prints)
-        .bind(jsons)
-        .execute(journal)
-        .await?;
-        Ok(())
-    }
-
-    /// What the journal knows of our schemas; nothing unless it knows every one of them.
-    async fn recall(&self) -> Result<Option<Vec<Registered>>, RegistryError> {
-        let Some(journal) = &self.journal else {
-            return Ok(None);
-        };
-        let rows: Vec<(i32, String, Vec<u8>)> =
-            sqlx::query_as("SELECT id, subject, fingerprint FROM millrace.schemas")
-                .fetch_all(journal)
-                .await?;
-        let kept: HashMap<(String, Vec<u8>), u32> = rows
-            .into_iter()
-            .map(|(id, subject, print)| ((subject, print), id as u32))
-            .collect();
-        let mut registered = Vec::new();
-        for (set, schema) in self.schemas() {
-            let subject = subject(set.aggregate, &parse(schema)?);
-            let Some(id) = kept.get(&(subject.clone(), fingerprint(schema.json))) else {
-                return Ok(None);
-            };
-            registered.push(Registered {
-                aggregate: set.aggregate,
-                subject,
-                schema: *schema,
-                schema_id: *id,
-            });
-        }
-        Ok(Some(registered))
-    }
-
-    async fn kept(&self, id: u32) -> Result<Option<String>, RegistryError> {
-        let Some(journal) = &self.journal else {
-            return Ok(None);
-        };
-        Ok(
-            sqlx::query_scalar("SELECT json FROM millrace.schemas WHERE id = $1 LIMIT 1")
-                .bind(id as i32)
-                .fetch_optional(journal)
-                .await?,
-        )
-    }
-
     /// Decoding is bounded to records that we declare: nobody else's schema is parsed for ever.
     fn check_is_ours(&self, id: u32, json: &str) -> Result<(), RegistryError> {
         let foreign = |record: String| RegistryError::ForeignSchema { id, record };
         let schema = Schema::parse_str(json).map_err(|_| foreign("(not a schema)".to_owned()))?;
-        let full_name = full_name(&schema);
+        let record = full_name(&schema);
         for (_, ours) in self.schemas() {
-            if self::full_name(&parse(ours)?) == full_name {
+            if full_name(&parse(ours)?) == record {
                 return Ok(());
             }
         }
-        Err(foreign(full_name))
+        Err(foreign(record))
     }
 
     fn failed(&self, subject: &str, error: &SRCError) -> RegistryError {
@@ -516,62 +370,6 @@ pub struct Known {
     pub json: String,
 }
 
-/// The subject of a schema: TopicRecordNameStrategy.
-pub fn subject(aggregate: &str, schema: &Schema) -> String {
-    format!("{}-{}", events_topic(aggregate), full_name(schema))
-}
-
-fn full_name(schema: &Schema) -> String {
-    schema
-        .name()
-        .map(|name| name.fullname(None).to_string())
-        .unwrap_or_default()
-}
-
-fn parse(schema: &EventSchema) -> Result<Schema, RegistryError> {
-    Schema::parse_str(schema.json).map_err(|error| RegistryError::File {
-        record: schema.record,
-        version: schema.version,
-        source: error.into(),
-    })
-}
-
-fn check_against(
-    subject: &str,
-    schema: &EventSchema,
-    ours: &Schema,
-    versions: &[Known],
-) -> Result<(), RegistryError> {
-    for known in versions {
-        let incompatible = |reason| RegistryError::Incompatible {
-            subject: subject.to_owned(),
-            version: known.number.to_string(),
-            ours: format!("{}.v{}.avsc", schema.record, schema.version),
-            reason,
-        };
-        let theirs =
-            Schema::parse_str(&known.json).map_err(|error| incompatible(error.to_string()))?;
-        compatible(ours, &theirs).map_err(incompatible)?;
-    }
-    Ok(())
-}
-
-/// Both ways, with the field named on failure.
-fn compatible(ours: &Schema, theirs: &Schema) -> Result<(), String> {
-    let describe = |error: CompatibilityError, reader: &str| match error {
-        CompatibilityError::MissingDefaultValue(field) => {
-            format!("field {field} is only in {reader} and has no default")
-        }
-        CompatibilityError::FieldTypeMismatch(field, cause) => {
-            format!("field {field} has another type: {cause}")
-        }
-        other => other.to_string(),
-    };
-    SchemaCompatibility::can_read(theirs, ours).map_err(|error| describe(error, "our file"))?;
-    SchemaCompatibility::can_read(ours, theirs).map_err(|error| describe(error, "the other"))?;
-    Ok(())
-}
-
 fn codec_of(registered: &[Registered]) -> Result<Codec, RegistryError> {
     let mut writers = HashMap::new();
     for one in registered.iter().filter(|one| !one.schema.retired) {
@@ -594,16 +392,6 @@ fn codec_of(registered: &[Registered]) -> Result<Codec, RegistryError> {
             })?;
     }
     Ok(codec)
-}
-
-/// Equal but for white space and the order of attributes.
-fn same_json(one: &str, other: &str) -> bool {
-    let parse = serde_json::from_str::<serde_json::Value>;
-    matches!((parse(one), parse(other)), (Ok(one), Ok(other)) if one == other)
-}
-
-fn fingerprint(json: &str) -> Vec<u8> {
-    Sha256::digest(json).to_vec()
 }
 
 // The converter crate keeps the HTTP status only in its text.

@@ -1,0 +1,87 @@
+//! The journal's copy of the schemas: written before first use, read first when decoding.
+
+use std::collections::HashMap;
+
+use sha2::{Digest, Sha256};
+
+use crate::registry::compatibility::{parse, subject};
+use crate::registry::{Registered, Registry, RegistryError};
+
+impl Registry {
+    /// Writes what was registered into the journal, before anything is encoded with it.
+    pub(super) async fn keep(&self, registered: &[Registered]) -> Result<(), RegistryError> {
+        let Some(journal) = &self.journal else {
+            return Ok(());
+        };
+        let ids: Vec<i32> = registered.iter().map(|one| one.schema_id as i32).collect();
+        let subjects: Vec<&str> = registered.iter().map(|one| one.subject.as_str()).collect();
+        let versions: Vec<i32> = registered
+            .iter()
+            .map(|one| one.schema.version as i32)
+            .collect();
+        let prints: Vec<Vec<u8>> = registered
+            .iter()
+            .map(|one| fingerprint(one.schema.json))
+            .collect();
+        let jsons: Vec<&str> = registered.iter().map(|one| one.schema.json).collect();
+        sqlx::query(
+            "INSERT INTO millrace.schemas (id, subject, version, fingerprint, json)
+             SELECT * FROM unnest($1::int[], $2::text[], $3::int[], $4::bytea[], $5::text[])
+             ON CONFLICT (id, subject) DO UPDATE SET version = excluded.version
+             WHERE schemas.version IS DISTINCT FROM excluded.version",
+        )
+        .bind(ids)
+        .bind(subjects)
+        .bind(versions)
+        .bind(prints)
+        .bind(jsons)
+        .execute(journal)
+        .await?;
+        Ok(())
+    }
+
+    /// What the journal knows of our schemas; nothing unless it knows every one of them.
+    pub(super) async fn recall(&self) -> Result<Option<Vec<Registered>>, RegistryError> {
+        let Some(journal) = &self.journal else {
+            return Ok(None);
+        };
+        let rows: Vec<(i32, String, Vec<u8>)> =
+            sqlx::query_as("SELECT id, subject, fingerprint FROM millrace.schemas")
+                .fetch_all(journal)
+                .await?;
+        let kept: HashMap<(String, Vec<u8>), u32> = rows
+            .into_iter()
+            .map(|(id, subject, print)| ((subject, print), id as u32))
+            .collect();
+        let mut registered = Vec::new();
+        for (set, schema) in self.schemas() {
+            let subject = subject(set.aggregate, &parse(schema)?);
+            let Some(id) = kept.get(&(subject.clone(), fingerprint(schema.json))) else {
+                return Ok(None);
+            };
+            registered.push(Registered {
+                aggregate: set.aggregate,
+                subject,
+                schema: *schema,
+                schema_id: *id,
+            });
+        }
+        Ok(Some(registered))
+    }
+
+    pub(super) async fn kept(&self, id: u32) -> Result<Option<String>, RegistryError> {
+        let Some(journal) = &self.journal else {
+            return Ok(None);
+        };
+        Ok(
+            sqlx::query_scalar("SELECT json FROM millrace.schemas WHERE id = $1 LIMIT 1")
+                .bind(id as i32)
+                .fetch_optional(journal)
+                .await?,
+        )
+    }
+}
+
+fn fingerprint(json: &str) -> Vec<u8> {
+    Sha256::digest(json).to_vec()
+}
