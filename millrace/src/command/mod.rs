@@ -3,6 +3,7 @@
 //! Every command ends in exactly one of: accepted (its events are durable), refused with a reason, or failed
 //! with word that its outcome is not known and how to find it out: send it again under the same id.
 
+mod decision;
 mod envelope;
 mod handler;
 mod node;
