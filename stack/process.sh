@@ -32,7 +32,17 @@ end() {
         if ((SECONDS >= deadline)); then kill -s KILL "$pid" 2>/dev/null || true; fi
         sleep 0.05
     done
+    until_released "$pid"
     rm -f "$1"
+}
+
+# until_released PID: a dying process loses its command line first and its ports and files a moment later, with its last thread.
+# A zombie that nobody reaps has none of them any more.
+until_released() {
+    local states
+    while states=$(sed -nE 's/^State:[[:space:]]+(.).*/\1/p' "/proc/$1"/task/*/status 2>/dev/null || true) && [[ $states && $states != [ZX] ]]; do
+        sleep 0.02
+    done
 }
 
 # until_answers WHAT SECONDS PIDFILE MARK LOG CHECK…: waits for CHECK; a process that died meanwhile is reported at once.
