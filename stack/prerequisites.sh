@@ -108,16 +108,18 @@ build_prerequisites() {
     fi
 }
 
-jars_present() { [[ -e $JARS/complete && $JARS/complete -nt $ROOT/stack/pom.xml ]]; }
+# The jars are those of this pom.xml: by its content, since a checkout gives files new times.
+jars_present() { [[ -s $JARS/complete && $(<"$JARS/complete") == "$(sha256sum <"$ROOT/stack/pom.xml")" ]]; }
 
 fetch_jars() {
+    local fresh=$JARS.new
     jars_present && return 0
+    mkdir -p "$fresh" || die "$JARS holds no servers of this pom.xml and cannot be written; set MILLRACE_JARS to another directory"
     say "fetching Kafka and the schema registry into ${JARS/#$ROOT\//} (Maven, 170 MB)"
-    rm -rf "$JARS/kafka" "$JARS/registry"
-    mkdir -p "$JARS"
     JAVA_HOME=$(dirname "$(dirname "$(readlink -f "$JAVA")")") \
-        mvn -q -B -ntp -f "$ROOT/stack/pom.xml" -Dmaven.repo.local="$JARS/maven" -Dinto="$JARS" package >&2 ||
+        mvn -q -B -ntp -f "$ROOT/stack/pom.xml" -Dmaven.repo.local="$fresh/maven" -Dinto="$fresh" package >&2 ||
         die "Maven could not fetch the servers; see its message above, and run this again when the network allows"
-    rm -rf "$JARS/maven"
-    touch "$JARS/complete"
+    rm -rf "$fresh/maven" "$JARS"
+    mv "$fresh" "$JARS"
+    sha256sum <"$ROOT/stack/pom.xml" >"$JARS/complete"
 }

@@ -8,9 +8,10 @@ die() { say "dev: $*"; exit 1; }
 # alive PIDFILE MARK: the process of this pidfile runs and its command line holds MARK. A pidfile outlives its process, and
 # the number may since belong to somebody else's: only the two together say that it is ours.
 alive() {
-    local pid
+    local pid words=()
     [[ -s $1 ]] && read -r pid <"$1" && [[ $pid =~ ^[0-9]+$ ]] || return 1
-    [[ -r /proc/$pid/cmdline ]] && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF -- "$2"
+    { mapfile -d '' words <"/proc/$pid/cmdline"; } 2>/dev/null || return 1
+    [[ "${words[*]} " == *"$2"* ]]
 }
 
 # spawn PIDFILE LOG COMMAND…: in a session of its own, so that it outlives the shell and its Ctrl-C. Descriptor 9 is the lock
@@ -32,7 +33,17 @@ end() {
         if ((SECONDS >= deadline)); then kill -s KILL "$pid" 2>/dev/null || true; fi
         sleep 0.05
     done
+    until_released "$pid"
     rm -f "$1"
+}
+
+# until_released PID: a dying process loses its command line first and its ports and files a moment later, with its last thread.
+# A zombie that nobody reaps has none of them any more.
+until_released() {
+    local states
+    while states=$(sed -nE 's/^State:[[:space:]]+(.).*/\1/p' "/proc/$1"/task/*/status 2>/dev/null || true) && [[ $states && $states != [ZX] ]]; do
+        sleep 0.02
+    done
 }
 
 # until_answers WHAT SECONDS PIDFILE MARK LOG CHECK…: waits for CHECK; a process that died meanwhile is reported at once.
@@ -82,15 +93,15 @@ listening() {
 
 # holder PORT: names the process that listens on PORT, as far as this user may see it.
 holder() {
-    local inode fd pid
+    local inode fd pid words=()
     for inode in $(listening "$1"); do
-        for fd in /proc/[0-9]*/fd/*; do
-            [[ $(readlink "$fd" 2>/dev/null) == "socket:[$inode]" ]] || continue
-            pid=${fd#/proc/}
-            pid=${pid%%/*}
-            echo "process $pid ($(tr '\0' ' ' <"/proc/$pid/cmdline" | cut -c1-80))"
-            return
-        done
+        fd=$(find /proc -maxdepth 3 -path '/proc/[0-9]*/fd/*' -lname "socket:\\[$inode\\]" -print -quit 2>/dev/null || true)
+        [[ $fd =~ ^/proc/([0-9]+)/ ]] || continue
+        pid=${BASH_REMATCH[1]}
+        { mapfile -d '' words <"/proc/$pid/cmdline"; } 2>/dev/null || true
+        words=("${words[*]}")
+        echo "process $pid (${words[0]:0:80})"
+        return
     done
     echo "a process of another user"
 }

@@ -64,7 +64,7 @@ choose_ports() {
     local name port ports=() reserved=/tmp/millrace-ports-$EUID
     if [[ -s $DIR/ports ]]; then return; fi
     if [[ $1 == default ]]; then
-        printf '%s\n' KAFKA_PORT=19092 CONTROLLER_PORT=19093 REGISTRY_PORT=18081 POSTGRES_PORT=15432 >"$DIR/ports"
+        printf '%s\n' KIND=default KAFKA_PORT=19092 CONTROLLER_PORT=19093 REGISTRY_PORT=18081 POSTGRES_PORT=15432 >"$DIR/ports"
         return
     fi
     # Two stacks that start at once must not choose the same: a choice is written down, under a lock, until its directory goes.
@@ -82,7 +82,7 @@ choose_ports() {
     done
     for port in "${ports[@]}"; do echo "$port $DIR"; done >>"$reserved"
     exec 8>&-
-    printf '%s\n' "KAFKA_PORT=${ports[0]}" "CONTROLLER_PORT=${ports[1]}" "REGISTRY_PORT=${ports[2]}" "POSTGRES_PORT=${ports[3]}" >"$DIR/ports"
+    printf '%s\n' KIND=free "KAFKA_PORT=${ports[0]}" "CONTROLLER_PORT=${ports[1]}" "REGISTRY_PORT=${ports[2]}" "POSTGRES_PORT=${ports[3]}" >"$DIR/ports"
 }
 
 # A port that somebody else holds is an error that names him, before anything is started.
@@ -154,14 +154,7 @@ prepare_databases() {
 
 # The postmaster and all its backends, recognised by their working directory, which is the data directory.
 postgres_processes() {
-    local cwd data
-    data=$(readlink -m "$(<"$DIR/postgres.home")/data")
-    for cwd in /proc/[0-9]*/cwd; do
-        if [[ $(readlink "$cwd" 2>/dev/null) == "$data"* ]]; then
-            cwd=${cwd#/proc/}
-            echo "${cwd%/cwd}"
-        fi
-    done
+    find /proc -maxdepth 2 -path '/proc/[0-9]*/cwd' -lname "$(readlink -m "$(<"$DIR/postgres.home")/data")*" -printf '%h\n' 2>/dev/null | sed 's|/proc/||' || true
 }
 
 kill_postgres() {
@@ -180,7 +173,9 @@ kill_postgres() {
 # --- Kafka and the registry ---
 
 start_kafka() {
-    local home=$DIR/kafka
+    local home=$DIR/kafka jvm=(-Xmx512m)
+    # A test's broker lives for seconds: it is quicker there without the optimising compiler's start-up work.
+    if [[ $1 == free ]]; then jvm+=(-XX:+UseSerialGC -XX:TieredStopAtLevel=1); fi
     mkdir -p "$home"
     sed -e "s|@KAFKA_PORT@|$KAFKA_PORT|g" -e "s|@CONTROLLER_PORT@|$CONTROLLER_PORT|g" -e "s|@DATA@|$home/data|" \
         "$ROOT/stack/server.properties" >"$home/server.properties"
@@ -189,7 +184,7 @@ start_kafka() {
             kafka.tools.StorageTool format -t "$(</proc/sys/kernel/random/uuid)" -c "$home/server.properties" >>"$DIR/logs/kafka.log" 2>&1 9>&- ||
             die "the broker's storage could not be formatted; see $DIR/logs/kafka.log"
     fi
-    spawn "$DIR/run/kafka.pid" "$DIR/logs/kafka.log" "$JAVA" "-Dmillrace.stack=$home" -Xmx512m \
+    spawn "$DIR/run/kafka.pid" "$DIR/logs/kafka.log" "$JAVA" "-Dmillrace.stack=$home" "${jvm[@]}" \
         "-Dlog4j2.configurationFile=$ROOT/stack/log4j2.properties" -cp "$JARS/kafka/*" kafka.Kafka "$home/server.properties"
 }
 
@@ -199,6 +194,7 @@ start_registry() {
         -Dquarkus.http.host=127.0.0.1 "-Dquarkus.http.port=$REGISTRY_PORT" \
         -Dapicurio.storage.kind=sql -Dapicurio.storage.sql.kind=postgresql \
         "-Dapicurio.datasource.url=jdbc:postgresql://127.0.0.1:$POSTGRES_PORT/registry" \
+        -Dapicurio.datasource.jdbc.initial-size=2 -Dapicurio.datasource.jdbc.min-size=2 -Dapicurio.datasource.jdbc.max-size=10 \
         -Dapicurio.datasource.username=millrace -Dapicurio.datasource.password=millrace \
         -jar "$JARS"/registry/apicurio-registry-app-*-runner.jar
 }
@@ -208,21 +204,21 @@ registry_answers() { [[ $(http_status "$REGISTRY_PORT" /apis/ccompat/v7/subjects
 # --- all three ---
 
 start_servers() {
-    local kind=$1 begun=$SECONDS kafka=
+    local begun=$SECONDS kafka=
     mkdir -p "$DIR/logs" "$DIR/run"
-    choose_ports "$kind"
+    choose_ports "$1" # only the first start of DIR chooses, the kind too
     # shellcheck disable=SC1091
     . "$DIR/ports"
     postgres_account
     postgres_home
     refuse_taken_ports
     if ! running kafka; then
-        start_kafka &
+        start_kafka "$KIND" &
         kafka=$!
     fi
     if ! running postgres; then
         kill_postgres
-        start_postgres "$kind"
+        start_postgres "$KIND"
     fi
     until_answers Postgres 30 "$DIR/run/postgres.pid" "$(mark postgres)" "$DIR/logs/postgres.log" postgres_answers
     prepare_databases
