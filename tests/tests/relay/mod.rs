@@ -3,11 +3,12 @@
 mod gate;
 mod publish;
 mod restored;
+mod speed;
 mod takeover;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use millrace::config::{JournalConfig, KafkaConfig, Secret};
@@ -15,7 +16,7 @@ use millrace::journal::Journal;
 use millrace::relay::{Relay, RelayConfig, RelayError, RelayRole, RelayStatus};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::sync::{Notify, watch};
@@ -202,6 +203,17 @@ impl Rig {
         assert_eq!(journal, topic);
         Ok(topic.len())
     }
+}
+
+/// The next record or error; the client's own poll also returns early, with nothing.
+fn next(consumer: &BaseConsumer) -> Result<BorrowedMessage<'_>, KafkaError> {
+    let deadline = Instant::now() + DEADLINE;
+    while Instant::now() < deadline {
+        if let Some(result) = consumer.poll(Duration::from_millis(100)) {
+            return result;
+        }
+    }
+    panic!("neither a record nor the topic's end within {DEADLINE:?}");
 }
 
 fn header<M: Message>(message: &M, name: &str) -> Result<String> {

@@ -1,6 +1,6 @@
 //! What stands on the topic.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use millrace::position::partition_of;
 use millrace::relay::RelayRole;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -9,7 +9,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use sqlx::Connection;
 
 use super::gate::writers;
-use super::{DEADLINE, Rig, append, header};
+use super::{Rig, append, header, next};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn beside_slow_writers_the_topic_holds_what_the_journal_holds_once_and_in_order() -> Result<()>
@@ -74,7 +74,7 @@ async fn a_record_carries_its_key_the_stored_bytes_and_the_headers_of_the_contra
     let mut assignment = TopicPartitionList::new();
     assignment.add_partition_offset(&rig.topic(), partition, Offset::Beginning)?;
     consumer.assign(&assignment)?;
-    let message = consumer.poll(DEADLINE).context("no record")??;
+    let message = next(&consumer)?;
     assert_eq!(message.key(), Some(&b"id-1"[..]));
     assert_eq!(message.payload(), Some(&b"\0\0\0\0\x07id-1"[..]));
     let expected = [
