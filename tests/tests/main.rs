@@ -6,3 +6,4 @@
 
 mod commands;
 mod servers;
+mod sink;
