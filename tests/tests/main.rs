@@ -7,3 +7,4 @@
 mod commands;
 mod relay;
 mod servers;
+mod sink;

@@ -1,0 +1,7 @@
+//! The live sink on a real broker and Postgres: rows, checkpoints, resets, poison, and servers that go away.
+
+mod poison;
+mod resets;
+mod rows;
+mod servers;
+mod world;

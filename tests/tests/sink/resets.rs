@@ -1,0 +1,217 @@
+//! Resets with the stock tool, skips, and offsets that the log no longer holds.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use millrace::projection::{fold, ops, tally};
+use tests::servers::Servers;
+use tests::stock;
+
+use super::rows::{GuestTotals, Halls};
+use super::world::{World, eventually};
+
+const LONG: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_to_the_start_with_the_stock_tool_is_recorded_and_the_rows_stay() -> Result<()> {
+    let mut world = World::new(Servers::shared(), 2).await?;
+    let view = world.view(tally(GuestTotals));
+    let totals = format!(
+        "SELECT coalesce(sum(reservations), 0)::bigint FROM views.{}",
+        view.view_name()
+    );
+    let sink = world.sink(&view).await?;
+    for n in 0..20 {
+        world.reserve(&format!("h{n}"), "ada")?;
+    }
+    world.until(&totals, 20).await?;
+    // The stock tool resets an empty group only; a pause empties it while the process lives on.
+    ops::pause(&world.kafka, &world.pool, view.name(), LONG).await?;
+    assert!(sink.health().paused);
+    stock::reset_offsets(
+        world.servers,
+        &view.group(),
+        &world.topic,
+        &["--to-earliest"],
+    )?;
+    world.reserve("h1", "ada")?;
+    ops::resume(&world.pool, view.name()).await?;
+    world.until(&totals, 21).await?;
+    let resets = "SELECT count(*) FROM millrace_views.resets WHERE target = 0 AND next > 0";
+    world.until(resets, 2).await?;
+    sink.stop().await?;
+    // Seen a second time it is ours, not an operator's.
+    for partition in 0..2 {
+        let (_, metadata) = world.committed(&view.group(), partition)?.unwrap();
+        assert!(metadata.starts_with("v1;"), "{metadata}");
+    }
+    let sink = world.sink(&view).await?;
+    world.reserve("h1", "ada")?;
+    world.until(&totals, 22).await?;
+    assert_eq!(world.count(resets).await, 2);
+    sink.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_forwards_is_a_recorded_skip_and_marks_what_it_touches() -> Result<()> {
+    let mut world = World::new(Servers::shared(), 1).await?;
+    let view = world.view(fold(Halls));
+    let halls = format!("views.{}", view.view_name());
+    let sink = world.sink(&view).await?;
+    world.reserve("h", "ada")?;
+    world.reserve("other", "ada")?;
+    world
+        .until(&format!("SELECT count(*) FROM {halls}"), 2)
+        .await?;
+    sink.stop().await?;
+    world.reserve("h", "bob")?;
+    world.reserve("h", "eve")?;
+    world.flush()?;
+    stock::reset_offsets(world.servers, &view.group(), &world.topic, &["--to-latest"])?;
+    let sink = world.sink(&view).await?;
+    world
+        .until("SELECT count(*) FROM millrace_views.skips", 1)
+        .await?;
+    world.reserve("h", "joe")?;
+    world.reserve("other", "joe")?;
+    world
+        .until(
+            &format!("SELECT taken FROM {halls} WHERE hall = 'h' AND version = 4"),
+            2,
+        )
+        .await?;
+    world
+        .until(
+            &format!("SELECT taken FROM {halls} WHERE hall = 'other' AND NOT incomplete"),
+            2,
+        )
+        .await?;
+    let status = ops::status(&world.kafka, &world.pool).await?;
+    assert_eq!(status[0].incomplete_aggregates, 1);
+    assert_eq!(
+        (status[0].skips[0].from_offset, status[0].skips[0].to_offset),
+        (2, 4)
+    );
+    let positions: (i64, i64) =
+        sqlx::query_as("SELECT from_position, to_position FROM millrace_views.skips")
+            .fetch_one(&world.pool)
+            .await?;
+    assert_eq!(positions, (2, 4));
+    sink.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offset_that_the_log_no_longer_holds_stops_the_partition_and_names_the_runbook()
+-> Result<()> {
+    let mut world = World::new(Servers::shared(), 1).await?;
+    let view = world.view(fold(Halls));
+    let sink = world.sink(&view).await?;
+    world.reserve("h", "ada")?;
+    world
+        .until(
+            &format!("SELECT count(*) FROM views.{}", view.view_name()),
+            1,
+        )
+        .await?;
+    sink.stop().await?;
+    for _ in 0..5 {
+        world.reserve("h", "ada")?;
+    }
+    world.flush()?;
+    let file = tempfile::NamedTempFile::new()?;
+    let plan = serde_json::json!({"partitions": [{"topic": world.topic, "partition": 0, "offset": 4}], "version": 1});
+    std::fs::write(file.path(), plan.to_string())?;
+    let path = file.path().display().to_string();
+    stock::tool(
+        world.servers,
+        "delete-records",
+        &["--offset-json-file", &path],
+    )?;
+    let sink = world.sink(&view).await?;
+    eventually("the runbook is named", || async {
+        let report = sink.health();
+        !report.healthy
+            && report
+                .errors
+                .iter()
+                .any(|error| error.contains("offset-out-of-range.md"))
+    })
+    .await?;
+    world.until("SELECT count(*) FROM millrace_views.checkpoints WHERE error LIKE '%offset-out-of-range.md%' AND next = 1", 1).await?;
+    sink.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_missing_from_the_topic_stop_the_partition_and_the_others_go_on() -> Result<()> {
+    let mut world = World::new(Servers::shared(), 2).await?;
+    let view = world.view(fold(Halls));
+    let sink = world.sink(&view).await?;
+    let halls: Vec<String> = (0..20).map(|n| format!("h{n}")).collect();
+    let broken = halls
+        .iter()
+        .find(|hall| world.partition_of(hall) == 0)
+        .unwrap()
+        .clone();
+    let sound = halls
+        .iter()
+        .find(|hall| world.partition_of(hall) == 1)
+        .unwrap()
+        .clone();
+    world.reserve(&broken, "ada")?;
+    world.lose(&broken);
+    world.reserve(&broken, "ada")?;
+    for _ in 0..3 {
+        world.reserve(&sound, "ada")?;
+    }
+    world
+        .until(
+            &format!(
+                "SELECT taken FROM views.{} WHERE hall = '{sound}'",
+                view.view_name()
+            ),
+            3,
+        )
+        .await?;
+    world.until("SELECT count(*) FROM millrace_views.checkpoints WHERE partition = 0 AND error LIKE '%event 3 of aggregate%follows%'", 1).await?;
+    assert!(!sink.health().healthy);
+    sink.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_says_caught_up_although_the_topic_ends_in_transaction_markers() -> Result<()> {
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+    let mut world = World::new(Servers::shared(), 1).await?;
+    let view = world.view(fold(Halls));
+    let sink = world.sink(&view).await?;
+    world.reserve("h", "ada")?;
+    world
+        .until(
+            &format!("SELECT count(*) FROM views.{}", view.view_name()),
+            1,
+        )
+        .await?;
+    let producer: BaseProducer = rdkafka::ClientConfig::new()
+        .set("bootstrap.servers", world.servers.kafka())
+        .set("transactional.id", &world.topic)
+        .create()?;
+    producer.init_transactions(LONG)?;
+    producer.begin_transaction()?;
+    producer
+        .send(
+            BaseRecord::to(&world.topic)
+                .key("h")
+                .payload("never committed"),
+        )
+        .map_err(|(error, _)| error)?;
+    producer.flush(LONG)?;
+    producer.abort_transaction(LONG)?;
+    let status = &ops::status(&world.kafka, &world.pool).await?[0];
+    assert!(status.partitions[0].lag > 0, "{status:?}");
+    assert!(status.caught_up, "{status:?}");
+    sink.stop().await?;
+    Ok(())
+}
