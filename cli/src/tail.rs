@@ -126,12 +126,11 @@ impl Reader {
             match consumer.poll(Duration::from_millis(200)) {
                 None if records.is_closed() => return Ok(()),
                 None => {}
-                Some(Ok(message)) => {
-                    // The printer went away: nobody wants more.
-                    if records.blocking_send(Ok(message.detach())).is_err() {
-                        return Ok(());
-                    }
+                // The printer went away: nobody wants more.
+                Some(Ok(message)) if records.blocking_send(Ok(message.detach())).is_err() => {
+                    return Ok(());
                 }
+                Some(Ok(_)) => {}
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     open.remove(&partition);
                 }
