@@ -1,46 +1,33 @@
-//! The `millrace` command.
+//! The `millrace` command: one file a subcommand.
 
+mod command;
+mod env;
+mod events;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod output;
 mod roles;
+mod schemas;
 mod send;
+mod tail;
 mod telemetry;
+mod topics;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-pub(crate) const MILLRACE_URL: &str = "http://127.0.0.1:8080";
-
-/// Fields of a command that stand in no id, hash, log or rejects file.
-pub(crate) fn secret_fields(aggregate: &str, command_type: &str) -> &'static [&'static str] {
-    producer::AGGREGATES
-        .iter()
-        .find(|known| known.name == aggregate)
-        .map_or(&[], |known| (known.secret_fields)(command_type))
-}
-
-/// Kafka-native event sourcing and CQRS: run the roles, send commands, look and operate.
-#[derive(Parser)]
-#[command(name = "millrace", version)]
-enum Command {
-    /// Runs all roles in this process.
-    Up(Box<roles::UpArgs>),
-    /// Runs the producer alone: commands and the relay.
-    Producer(Box<roles::ProducerArgs>),
-    /// Runs the projections alone: views and the queries over them.
-    Projections(Box<roles::ProjectionsArgs>),
-    Send(send::Args),
-}
+/// Where the producer is, unless MILLRACE_URL says otherwise.
+const MILLRACE_URL: &str = "http://127.0.0.1:8080";
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
+async fn main() -> ExitCode {
     telemetry::start();
-    match Command::parse() {
-        Command::Up(args) => roles::up(*args).await,
-        Command::Producer(args) => roles::producer(*args).await,
-        Command::Projections(args) => roles::projections(*args).await,
-        Command::Send(args) => send::run(args).await,
+    match command::Command::parse().run().await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("millrace: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -1,4 +1,8 @@
 //! `millrace send` against a server that misbehaves: transport faults that the true producer does not show on demand.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that unwraps fails with the place"
+)]
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -94,7 +94,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let shape = Shape {
         plain,
         batch: args.batch.clone(),
-        secret_fields: crate::secret_fields,
+        secret_fields: crate::command::secret_fields,
     };
     let input = lanes::Input::open((!stdin).then_some(args.file.as_path()))?;
     let server = Server::new(&args.url, args.concurrency.into(), args.wait)?;

@@ -52,7 +52,7 @@ pub(super) struct Summary {
     pub(super) repeated: u64,
     /// In the rejects file.
     pub(super) refused: u64,
-    /// How often each reason was given.
+    /// How often each reason was given; numbers in it are written `#`.
     pub(super) reasons: BTreeMap<String, u64>,
     /// Every line up to this one is settled.
     pub(super) settled_to: u64,
@@ -156,7 +156,7 @@ impl Recorder {
             Answer::Refused { status, reason } => {
                 self.summary.refused += 1;
                 let reasons = &mut self.summary.reasons;
-                let named = format!("{status} {reason}");
+                let named = format!("{status} {}", without_numbers(reason));
                 let known = reasons.contains_key(&named) || reasons.len() < REASONS_MAX;
                 let named = if known {
                     named
@@ -176,4 +176,17 @@ impl Recorder {
             self.summary.settled_to += 1;
         }
     }
+}
+
+/// Reasons name lines and ids; without their numbers, equal faults count together.
+fn without_numbers(reason: &str) -> String {
+    let mut out = String::with_capacity(reason.len());
+    for letter in reason.chars() {
+        match letter {
+            '0'..='9' if out.ends_with('#') => {}
+            '0'..='9' => out.push('#'),
+            other => out.push(other),
+        }
+    }
+    out
 }

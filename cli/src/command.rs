@@ -1,0 +1,48 @@
+//! Every subcommand, and what it runs.
+
+use std::process::ExitCode;
+
+use crate::{env, events, roles, schemas, send, tail, topics};
+
+/// Kafka-native event sourcing and CQRS: run the roles, send commands, look and operate.
+#[derive(clap::Parser)]
+#[command(name = "millrace", version)]
+pub(crate) enum Command {
+    /// Runs all roles in this process.
+    Up(Box<roles::UpArgs>),
+    /// Runs the producer alone: commands and the relay.
+    Producer(Box<roles::ProducerArgs>),
+    /// Runs the projections alone: views and the queries over them.
+    Projections(Box<roles::ProjectionsArgs>),
+    Send(send::Args),
+    Tail(tail::Args),
+    Events(events::Args),
+    Topics(topics::Args),
+    Schemas(schemas::Args),
+    Env(env::Args),
+}
+
+impl Command {
+    /// Runs it; `Err` is exit 1 with the reason.
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Up(args) => roles::up(*args).await,
+            Self::Producer(args) => roles::producer(*args).await,
+            Self::Projections(args) => roles::projections(*args).await,
+            Self::Send(args) => send::run(args).await,
+            Self::Tail(args) => tail::run(args).await,
+            Self::Events(args) => events::run(args).await,
+            Self::Topics(args) => topics::run(args).await,
+            Self::Schemas(args) => schemas::run(args).await,
+            Self::Env(args) => env::run(&args),
+        }
+    }
+}
+
+/// Fields of a command that stand in no id and no rejects file; none where the command is unknown.
+pub(crate) fn secret_fields(aggregate: &str, command_type: &str) -> &'static [&'static str] {
+    producer::AGGREGATES
+        .iter()
+        .find(|one| one.name == aggregate)
+        .map_or(&[], |one| (one.secret_fields)(command_type))
+}
