@@ -22,6 +22,9 @@ use crate::codec::{Codec, CodecError, Schema, Writer};
 use crate::config::{Registration, RegistryConfig};
 use crate::event::{Event, EventSchema, events_topic};
 
+/// Tries to register a schema against others who do the same.
+const REGISTER_TRIES_MAX: u64 = 5;
+
 /// The schemas of one aggregate type's events.
 #[derive(Debug, Clone, Copy)]
 pub struct SchemaSet {
@@ -275,26 +278,7 @@ impl Registry {
         for (set, schema) in self.schemas() {
             let ours = parse(schema)?;
             let subject = subject(set.aggregate, &ours);
-            let versions = self.versions(&subject).await?;
-            check_against(&subject, schema, &ours, &versions)?;
-            let known = versions
-                .iter()
-                .find(|known| same_json(&known.json, schema.json));
-            let schema_id = match (known, self.registration) {
-                (Some(known), _) => known.id,
-                (None, Registration::Lookup) => {
-                    return Err(RegistryError::NotRegistered {
-                        subject,
-                        version: schema.version,
-                    });
-                }
-                (None, Registration::Register) => {
-                    if versions.is_empty() {
-                        self.demand_full_compatibility(&subject).await?;
-                    }
-                    self.post(&subject, schema).await?
-                }
-            };
+            let schema_id = self.register_one(&subject, schema, &ours).await?;
             registered.push(Registered {
                 aggregate: set.aggregate,
                 subject,
@@ -303,6 +287,55 @@ impl Registry {
             });
         }
         Ok(registered)
+    }
+
+    /// Two producers that start at once get in each other's way, and one of them is refused with a conflict: it looks
+    /// again, and mostly finds what the other one registered.
+    async fn register_one(
+        &self,
+        subject: &str,
+        schema: &EventSchema,
+        ours: &Schema,
+    ) -> Result<u32, RegistryError> {
+        let mut tries = 0;
+        loop {
+            let versions = self.versions(subject).await?;
+            check_against(subject, schema, ours, &versions)?;
+            let known = versions
+                .iter()
+                .find(|known| same_json(&known.json, schema.json));
+            let result = match (known, self.registration) {
+                (Some(known), _) => return Ok(known.id),
+                (None, Registration::Lookup) => Err(RegistryError::NotRegistered {
+                    subject: subject.to_owned(),
+                    version: schema.version,
+                }),
+                (None, Registration::Register) => {
+                    self.add(subject, schema, versions.is_empty()).await
+                }
+            };
+            match result {
+                Err(RegistryError::Refused { reason, .. })
+                    if reason.contains("409") && tries < REGISTER_TRIES_MAX =>
+                {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(100 * tries)).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn add(
+        &self,
+        subject: &str,
+        schema: &EventSchema,
+        is_first: bool,
+    ) -> Result<u32, RegistryError> {
+        if is_first {
+            self.demand_full_compatibility(subject).await?;
+        }
+        self.post(subject, schema).await
     }
 
     fn schemas(&self) -> impl Iterator<Item = (&SchemaSet, &'static EventSchema)> {

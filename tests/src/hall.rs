@@ -88,7 +88,7 @@ impl Aggregate for Hall {
         match command {
             HallCommand::ReserveSeat(ReserveSeat { guest })
             | HallCommand::AdmitMember(AdmitMember { guest, .. }) => {
-                if self.guests.len() == SEATS {
+                if self.guests.len() >= SEATS {
                     return Err(Rejection::Full);
                 }
                 Ok(vec![HallSeatReserved { guest }.into()])
