@@ -68,6 +68,21 @@ impl StartError for crate::registry::RegistryError {
     }
 }
 
+impl StartError for crate::projection::sink::SinkError {
+    fn is_transient(&self) -> bool {
+        use crate::projection::builds::BuildError;
+        match self {
+            Self::Database(error) | Self::Build(BuildError::Database(error)) => {
+                postgres_is_away(error)
+            }
+            Self::Build(BuildError::Migrate(sqlx::migrate::MigrateError::Execute(error))) => {
+                postgres_is_away(error)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl StartError for crate::log::topics::TopicError {
     fn is_transient(&self) -> bool {
         matches!(self, Self::Kafka { .. })

@@ -1,1 +1,161 @@
-//! projections
+//! Read side of the reference system: the views, and the sinks that keep them up to date.
+
+pub mod views;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace::config::{KafkaConfig, RegistryConfig, ViewsConfig};
+use millrace::http::health::{Component, Health};
+use millrace::log::topics::{self, Kind, Topic, TopicError};
+use millrace::projection::sink::{Sink, SinkConfig, SinkError, SinkOptions};
+use millrace::projection::{Decoder, Projector, fold, sql_projection, tally};
+use millrace::registry::{Registry, RegistryError};
+use millrace::startup::wait_for;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use views::{customer_totals::CustomerTotals, event_log::EventLog, orders::Orders};
+
+/// Every view; a new one is a line here.
+pub fn projections() -> Vec<Arc<dyn Projector>> {
+    vec![
+        fold(Orders).into(),
+        tally(CustomerTotals).into(),
+        sql_projection(EventLog).into(),
+    ]
+}
+
+/// Settings of the projections.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ProjectionsConfig {
+    /// Kafka.
+    #[command(flatten)]
+    pub kafka: KafkaConfig,
+    /// Schema registry.
+    #[command(flatten)]
+    pub registry: RegistryConfig,
+    /// Postgres of the views.
+    #[command(flatten)]
+    pub views: ViewsConfig,
+    /// Bounds of the sinks.
+    #[command(flatten)]
+    pub sink: SinkOptions,
+}
+
+/// Why the projections could not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ProjectionsError {
+    /// The registry or a schema.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Kafka's topics.
+    #[error(transparent)]
+    Topics(#[from] TopicError),
+    /// A sink.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+}
+
+/// Starts a sink for every view and runs them until shutdown; waits for servers that are away.
+pub async fn run(
+    config: ProjectionsConfig,
+    health: &Health,
+    shutdown: CancellationToken,
+) -> Result<(), ProjectionsError> {
+    match start(config, health, shutdown).await? {
+        Some(done) => done.await.expect("the task neither panics nor is aborted"),
+        None => Ok(()),
+    }
+}
+
+/// The same; the handle ends after shutdown, when every sink has drained, or when one has died. `None` at shutdown.
+pub async fn start(
+    config: ProjectionsConfig,
+    health: &Health,
+    shutdown: CancellationToken,
+) -> Result<Option<JoinHandle<Result<(), ProjectionsError>>>, ProjectionsError> {
+    let starting = health.component("projections");
+    let registry = wait_for(&starting, &shutdown, || {
+        Registry::open(&config.registry, schemas::all(), None)
+    });
+    let Some(registry) = registry.await? else {
+        return Ok(None);
+    };
+    let topics = topics();
+    let ensured = wait_for(&starting, &shutdown, || {
+        topics::ensure(&config.kafka, &topics)
+    });
+    if ensured.await?.is_none() {
+        return Ok(None);
+    }
+    let decoder = Decoder::of(registry);
+    let sink_config = SinkConfig {
+        kafka: config.kafka,
+        views: config.views,
+        options: config.sink,
+    };
+    let mut sinks = Vec::new();
+    for projector in projections() {
+        let component = health.component(&format!("view {}", projector.name()));
+        let sink = wait_for(&starting, &shutdown, || {
+            Sink::start(sink_config.clone(), projector.clone(), decoder.clone())
+        });
+        let Some(sink) = sink.await? else {
+            return Ok(None);
+        };
+        sinks.push((sink, component));
+    }
+    starting.ready();
+    let watched = sinks
+        .into_iter()
+        .map(|(sink, component)| watch(sink, component, shutdown.clone()));
+    let done = tokio::spawn({
+        let sinks: Vec<_> = watched.map(tokio::spawn).collect();
+        let shutdown = shutdown.clone();
+        async move {
+            let mut result = Ok(());
+            for sink in sinks {
+                let ended = sink.await.expect("the task neither panics nor is aborted");
+                // A view that died ends them all: a process is restarted, a thread is not.
+                shutdown.cancel();
+                result = result.and(ended.map_err(ProjectionsError::from));
+            }
+            result
+        }
+    });
+    Ok(Some(done))
+}
+
+/// Says how a sink is, until shutdown drains it or it dies.
+async fn watch(
+    mut sink: Sink,
+    component: Component,
+    shutdown: CancellationToken,
+) -> Result<(), SinkError> {
+    loop {
+        let report = sink.health();
+        if report.healthy {
+            component.ready();
+        } else {
+            component.not_ready(report.errors.join("; "));
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return sink.stop().await,
+            ended = sink.ended() => {
+                shutdown.cancel();
+                return ended;
+            }
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+        }
+    }
+}
+
+fn topics() -> Vec<Topic> {
+    schemas::all()
+        .iter()
+        .map(|set| Topic {
+            name: millrace::event::events_topic(set.aggregate),
+            kind: Kind::Events,
+        })
+        .collect()
+}

@@ -5,4 +5,5 @@
 )]
 
 mod commands;
+mod relay;
 mod servers;

@@ -108,9 +108,11 @@ pub async fn connect(database_url: &str) -> Result<PgConnection, RelayError> {
     answer(async { Ok(options.connect().await?) }).await
 }
 
-// Qualified throughout: `ORDER BY xid` alone would sort by the TEXT of an output column of that name, and lose
-// rows where the number of digits grows.
-const ROWS: &str = "
+/// The statement that reads rows; public so that a test can look at its plan.
+///
+/// Its columns are qualified throughout: `ORDER BY xid` alone would sort by the TEXT of an output column of that
+/// name, and lose rows where the number of digits grows.
+pub const ROWS: &str = "
 SELECT e.generation, e.xid::text::bigint, e.position, e.aggregate_type, e.aggregate_id, e.sequence, e.event_id,
        e.event_type, e.schema_id, e.payload, nullif(e.headers::text, '{}'), e.occurred_at
 FROM millrace.events AS e

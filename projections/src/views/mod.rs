@@ -1,0 +1,5 @@
+//! One file a view.
+
+pub mod customer_totals;
+pub mod event_log;
+pub mod orders;
