@@ -16,7 +16,10 @@ pub(crate) fn arm() -> anyhow::Result<usize> {
     let Ok(points) = std::env::var("MILLRACE_FAILPOINTS") else {
         return Ok(0);
     };
-    let points: Vec<&str> = points.split(';').filter(|point| !point.is_empty()).collect();
+    let points: Vec<&str> = points
+        .split(';')
+        .filter(|point| !point.is_empty())
+        .collect();
     for point in &points {
         let (name, action) = point
             .split_once('=')
@@ -29,7 +32,9 @@ pub(crate) fn arm() -> anyhow::Result<usize> {
                 };
                 kill_at(name.to_owned(), hit)?;
             }
-            None => fail::cfg(name, action).map_err(|error| anyhow!("fail point {name}: {error}"))?,
+            None => {
+                fail::cfg(name, action).map_err(|error| anyhow!("fail point {name}: {error}"))?
+            }
         }
     }
     Ok(points.len())
@@ -52,10 +57,14 @@ fn record(point: &str) {
     let Some(path) = std::env::var_os("MILLRACE_FAILPOINT_LOG") else {
         return;
     };
-    let written = OpenOptions::new().create(true).append(true).open(path).and_then(|mut log| {
-        writeln!(log, "{point} {}", id())?;
-        log.sync_all()
-    });
+    let written = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .and_then(|mut log| {
+            writeln!(log, "{point} {}", id())?;
+            log.sync_all()
+        });
     if let Err(error) = written {
         tracing::error!(%error, point, "a fail point fired and could not be recorded");
     }
@@ -63,7 +72,9 @@ fn record(point: &str) {
 
 /// SIGKILL to ourselves: nothing of this process runs on, no destructor, no flush.
 fn die() {
-    let _ = Command::new("kill").args(["-9", &id().to_string()]).status();
+    let _ = Command::new("kill")
+        .args(["-9", &id().to_string()])
+        .status();
     // Should `kill` be missing, ending by abort is the nearest thing.
     std::process::abort();
 }

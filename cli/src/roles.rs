@@ -153,7 +153,9 @@ pub(crate) async fn producer(args: ProducerArgs) -> anyhow::Result<ExitCode> {
 pub(crate) async fn projections(args: ProjectionsArgs) -> anyhow::Result<ExitCode> {
     run(args.serve, async |health, shutdown| {
         let mut running = Running::default();
-        running.projections(args.projections, health, shutdown).await?;
+        running
+            .projections(args.projections, health, shutdown)
+            .await?;
         Ok(running)
     })
     .await
@@ -165,7 +167,10 @@ async fn run(
     start: impl AsyncFnOnce(&Health, &CancellationToken) -> anyhow::Result<Running>,
 ) -> anyhow::Result<ExitCode> {
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
-        format!("cannot listen on {}: set LISTEN to a free address", args.listen)
+        format!(
+            "cannot listen on {}: set LISTEN to a free address",
+            args.listen
+        )
     })?;
     let shutdown = CancellationToken::new();
     tokio::spawn(watch_signals(shutdown.clone())?);
