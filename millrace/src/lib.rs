@@ -20,6 +20,8 @@ pub mod lease;
 pub mod log;
 pub mod position;
 pub mod projection;
+pub mod query;
+pub mod rebuild;
 pub mod registry;
 pub mod relay;
 pub mod startup;

@@ -1,5 +1,6 @@
 //! Read side of the reference system: the views, and the sinks that keep them up to date.
 
+pub mod queries;
 pub mod views;
 
 use std::sync::Arc;

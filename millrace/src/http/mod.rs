@@ -4,4 +4,5 @@ pub mod commands;
 pub mod forward;
 pub mod health;
 pub mod problem;
+pub mod reads;
 pub mod server;

@@ -25,6 +25,7 @@ mod tally;
 
 pub use fold::{Fold, fold};
 pub use park::{ParkedKey, Request, release};
+pub(crate) use projector::source;
 pub use projector::{
     Applied, ApplyError, BoxFuture, Build, Decoder, LearnError, Payload, Poison, Projector,
     SchemaSource, Skip, Start, is_outage, is_poison,

@@ -1,0 +1,284 @@
+//! Rebuilds: a view's rows computed again from the log's start, while the live rows go on being served and written.
+//!
+//! ```text
+//!            resets recorded           every covered partition within 1,000 offsets
+//!  idle ──────────────────▶ building ─────────────────────────────────────────▶ swap ──▶ old tables dropped
+//!                            ▲     │ a batch into the shadow tables, with its checkpoint, one transaction
+//!                            └─────┘
+//! ```
+//!
+//! Any process may build; one does, under a lease a view. Invariants, and the schedules that would break them:
+//!
+//! 1. The shadow is never ahead of the live rows, or a swap would apply records that the live sink applies again. The
+//!    builder reads `live.next` before each batch and keeps back what lies behind it.
+//! 2. A swap loses and repeats no record. Broken if the live sink committed a batch between the shadow's last batch and the
+//!    swap: so the swap locks the live checkpoints first, fills the shadow to exactly `live.next` under these locks, and
+//!    raises the epochs, whereupon the live sink's next batch finds its epoch old, writes nothing, claims anew and reads
+//!    which build is live. A partition that is claimed for the first time during a swap waits on the lock of the view's row.
+//! 3. Two builders never write one shadow twice. Broken if a stopped builder wakes up after its lease expired: each shadow
+//!    transaction checks the lease's epoch, moves the shadow's checkpoints by compare-and-set, and holds the build's
+//!    row in state `building` against a swap, so whoever is late writes nothing.
+//! 4. A build covers the resets that were recorded when it began; a reset that comes later waits for the next build,
+//!    because its operator may have corrected something that the running build has read past.
+//!
+//! Tests: `rebuild::…` in the end-to-end suite run these schedules.
+
+mod fill;
+mod lease;
+mod plan;
+mod reader;
+mod swap;
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgConnection};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{KafkaConfig, ViewsConfig};
+use crate::lease::{Attempt, Lease, LeaseError, LeaseSpec};
+use crate::projection::builds::BuildError;
+use crate::projection::{ApplyError, Decoder, Projector};
+
+pub use plan::{Progress, ask, progress};
+
+/// Between two looks for resets.
+const TICK: Duration = Duration::from_millis(250);
+
+/// What a builder needs besides its view.
+#[derive(Debug, Clone)]
+pub struct RebuildConfig {
+    /// Kafka.
+    pub kafka: KafkaConfig,
+    /// The views' Postgres.
+    pub views: ViewsConfig,
+    /// Most parked aggregates of a partition; one more stops the build.
+    pub parked_max: i64,
+    /// Records of a batch.
+    pub batch_records: usize,
+    /// How long a builder that was stopped keeps others out.
+    pub lease_ttl: Duration,
+    /// How long a build waits until every partition was claimed after the first reset.
+    pub claims_timeout: Duration,
+}
+
+impl RebuildConfig {
+    /// With the defaults: batches of 5,000, a lease of 5 s, 10 s for the claims.
+    pub fn new(kafka: KafkaConfig, views: ViewsConfig) -> Self {
+        Self {
+            kafka,
+            views,
+            parked_max: 1_000,
+            batch_records: 5_000,
+            lease_ttl: Duration::from_secs(5),
+            claims_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a build did not go on. It is tried again, here or by another process.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// Kafka.
+    #[error("kafka: {0}")]
+    Kafka(#[from] rdkafka::error::KafkaError),
+    /// Postgres.
+    #[error("postgres: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The new tables.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// A batch.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The lease.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// Another process builds, or has swapped.
+    #[error("build {build} of view {view} is no longer ours: {reason}")]
+    Fenced {
+        /// Which view.
+        view: String,
+        /// Number of the build.
+        build: i32,
+        /// How it was seen.
+        reason: &'static str,
+    },
+    /// Kafka gave nothing for a record that must be there.
+    #[error("{topic}/{partition}: nothing was read from offset {offset} on within {waited_s} s")]
+    Unread {
+        /// Topic.
+        topic: String,
+        /// Partition.
+        partition: i32,
+        /// Where.
+        offset: i64,
+        /// How long.
+        waited_s: u64,
+    },
+    /// Ended on request, or by a fail point.
+    #[error("stopped {0}")]
+    Stopped(&'static str),
+}
+
+/// Builds what needs building, for every view, until shutdown.
+pub async fn run(
+    config: RebuildConfig,
+    projectors: Vec<Arc<dyn Projector>>,
+    decoder: Decoder,
+    shutdown: CancellationToken,
+) {
+    let builders = projectors.into_iter().map(|projector| {
+        let builder = Builder::new(config.clone(), projector, decoder.clone());
+        builder.run(shutdown.clone())
+    });
+    futures::future::join_all(builders).await;
+}
+
+/// The builder of one view in this process.
+pub struct Builder {
+    config: RebuildConfig,
+    projector: Arc<dyn Projector>,
+    decoder: Decoder,
+}
+
+/// What a builder found to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Nothing, or another process does it.
+    None,
+    /// A build was swapped in, or what was left of an old one was dropped.
+    Done,
+}
+
+impl Builder {
+    /// A builder; it does nothing yet.
+    pub fn new(config: RebuildConfig, projector: Arc<dyn Projector>, decoder: Decoder) -> Self {
+        Self {
+            config,
+            projector,
+            decoder,
+        }
+    }
+
+    /// Looks for work and does it until shutdown.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut pause = TICK;
+        while !shutdown.is_cancelled() {
+            pause = match self.once(&shutdown).await {
+                Ok(_) => TICK,
+                Err(RebuildError::Stopped(_)) if shutdown.is_cancelled() => break,
+                Err(error) => {
+                    tracing::warn!(view = self.projector.name(), %error, "rebuild interrupted");
+                    (pause * 2).min(Duration::from_secs(5))
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Looks once, and builds to the end if there is something to build and no one else builds it.
+    ///
+    /// Dropping the future stops the build between two transactions and leaves the lease to expire, as a killed
+    /// process does.
+    pub async fn once(&self, shutdown: &CancellationToken) -> Result<Work, RebuildError> {
+        let mut conn = connect(&self.config).await?;
+        if !plan::has_work(&mut conn, &*self.projector, &self.config).await? {
+            return Ok(Work::None);
+        }
+        let Attempt::Held(lease) =
+            crate::lease::try_acquire(&options(&self.config)?, &self.lease_spec()).await?
+        else {
+            return Ok(Work::None);
+        };
+        let lease = Arc::new(lease);
+        let built = self.build(&mut conn, &lease, shutdown).await;
+        // A fail point stands for a killed process, which frees nothing.
+        let killed = matches!(built, Err(RebuildError::Stopped(_))) && !shutdown.is_cancelled();
+        if let (false, Some(lease)) = (killed, Arc::into_inner(lease)) {
+            lease.release().await?;
+        }
+        built
+    }
+
+    async fn build(
+        &self,
+        conn: &mut PgConnection,
+        lease: &Arc<Lease>,
+        shutdown: &CancellationToken,
+    ) -> Result<Work, RebuildError> {
+        let tenure = lease::Tenure {
+            name: self.lease_spec().name,
+            epoch: lease.epoch(),
+        };
+        let plan = match plan::current(conn, &*self.projector).await? {
+            Some(plan) => Some(plan),
+            None => {
+                let ends = self.watermarks().await?;
+                plan::begin(conn, &*self.projector, &self.config, (&tenure, &ends)).await?
+            }
+        };
+        fail_point("rebuild.after-create")?;
+        if let Some(plan) = plan {
+            let stop = shutdown.child_token();
+            let _stop_when_dropped = stop.clone().drop_guard();
+            let job = fill::Job {
+                config: self.config.clone(),
+                projector: self.projector.clone(),
+                decoder: self.decoder.clone(),
+                runtime: tokio::runtime::Handle::current(),
+                lease: lease.clone(),
+                tenure,
+                plan,
+                stop,
+            };
+            tokio::task::spawn_blocking(move || fill::run(job))
+                .await
+                .map_err(|_| RebuildError::Stopped("by a panic"))??;
+        }
+        fail_point("rebuild.after-swap")?;
+        plan::drop_old(conn, &*self.projector).await?;
+        fail_point("rebuild.after-drop")?;
+        Ok(Work::Done)
+    }
+
+    async fn watermarks(&self) -> Result<reader::Starts, RebuildError> {
+        let (kafka, topics) = (self.config.kafka.clone(), self.projector.topics());
+        tokio::task::spawn_blocking(move || reader::starts(&kafka, &topics))
+            .await
+            .map_err(|_| RebuildError::Stopped("by a panic"))?
+    }
+
+    fn lease_spec(&self) -> LeaseSpec {
+        LeaseSpec {
+            schema: "millrace_views",
+            name: format!("rebuild {}", self.projector.name()),
+            ttl: self.config.lease_ttl,
+            renew_every: self.config.lease_ttl / 5,
+        }
+    }
+}
+
+fn options(config: &RebuildConfig) -> Result<PgConnectOptions, sqlx::Error> {
+    Ok(
+        PgConnectOptions::from_str(config.views.views_database_url.expose())?
+            .application_name("millrace rebuild")
+            .options([("idle_in_transaction_session_timeout", "30s")]),
+    )
+}
+
+async fn connect(config: &RebuildConfig) -> Result<PgConnection, sqlx::Error> {
+    options(config)?.connect().await
+}
+
+/// A named point between two durable steps, where a test ends the build as a kill would.
+fn fail_point(name: &'static str) -> Result<(), RebuildError> {
+    fail::fail_point!(name, |_| Err(RebuildError::Stopped(name)));
+    let _ = name;
+    Ok(())
+}
