@@ -8,3 +8,4 @@ mod commands;
 mod relay;
 mod servers;
 mod sink;
+mod views;
