@@ -3,7 +3,7 @@
 //! Invariant: of one aggregate, events are applied in order and without holes. So what follows a parked
 //! event is parked too, and a retry applies the waiting events before any newer one can.
 
-use std::future::Future;
+use std::ops::Range;
 
 use sqlx::PgConnection;
 
@@ -124,7 +124,7 @@ async fn write<W: Write>(
 ) -> Result<Written, ApplyError> {
     let mut total = Written::default();
     // Left halves are written before right ones, so an aggregate's events stay in order.
-    let mut ranges = vec![0..events.len()];
+    let mut ranges: Vec<Range<usize>> = std::iter::once(0..events.len()).collect();
     while let Some(range) = ranges.pop() {
         let batch: Vec<&Recorded<W::Payload>> = events[range.clone()]
             .iter()
@@ -165,9 +165,6 @@ async fn write<W: Write>(
     Ok(total)
 }
 
-fn savepoint(
-    tx: &mut PgConnection,
-    statement: &'static str,
-) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
-    async move { sqlx::raw_sql(statement).execute(tx).await.map(drop) }
+async fn savepoint(tx: &mut PgConnection, statement: &'static str) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(statement).execute(tx).await.map(drop)
 }

@@ -149,10 +149,10 @@ pub(crate) async fn store(
     let mut parked = 0;
     for record in records {
         let key = key(record);
-        if !parking
+        if parking
             .held
             .get(&key)
-            .is_some_and(|first| record.offset >= *first)
+            .is_none_or(|first| record.offset < *first)
         {
             continue;
         }

@@ -268,6 +268,7 @@ macro_rules! view_row {
         $crate::view_row!(@row $name, $table, [], [$($field: $type),+]);
     };
     (@row $name:ident, $table:literal, [$($key:ident : $key_type:ty),*], [$($field:ident : $type:ty),*]) => {
+        #[allow(clippy::unused_unit, clippy::let_unit_value, reason = "a row without a key has the key `()`")]
         impl $crate::projection::ViewRow for $name {
             type Key = ($($key_type,)*);
             const TABLE: &'static str = $table;
@@ -367,6 +368,7 @@ macro_rules! tally_row {
 
 #[cfg(test)]
 mod tests {
+    #![allow(unreachable_pub, reason = "an author's row is public")]
     use super::*;
 
     crate::view_row! {

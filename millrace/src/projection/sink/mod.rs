@@ -10,6 +10,7 @@
 mod assign;
 mod database;
 mod health;
+mod owner;
 mod reader;
 mod run;
 

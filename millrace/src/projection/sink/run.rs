@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::{Message, Offset, TopicPartitionList};
+use rdkafka::{Message, TopicPartitionList};
 use sqlx::Connection;
 
-use super::assign::{Context, Core, Held, KAFKA_TIMEOUT, Key, add_commit, commit};
+use super::assign::{Context, Core, Held, Key, add_commit};
 use super::{SinkError, crash_point, reader};
 use crate::log::client;
 use crate::projection::checkpoint::{self, Checkpoint, Move};
-use crate::projection::{Applied, ApplyError, ParkedKey, Record, Request, builds, is_outage, park};
+use crate::projection::{Applied, ApplyError, Record, builds, is_outage};
 
 /// How often pause, requests and claims that wait are looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -82,9 +82,9 @@ fn paused(core: &Core) -> Result<bool, SinkError> {
     })
 }
 
-struct Session<'c> {
-    core: &'c Arc<Core>,
-    consumer: BaseConsumer<Context>,
+pub(super) struct Session<'c> {
+    pub(super) core: &'c Arc<Core>,
+    pub(super) consumer: BaseConsumer<Context>,
     topics: Vec<Arc<str>>,
     /// Polled and not yet written.
     batch: Vec<Record>,
@@ -93,7 +93,7 @@ struct Session<'c> {
 }
 
 /// What a try to write came to.
-enum Outcome {
+pub(super) enum Outcome {
     Written(Applied),
     /// These checkpoints are not where we left them.
     Lost(Vec<Key>),
@@ -140,7 +140,7 @@ impl Session<'_> {
     }
 
     /// Takes in what one poll brings; false if it brought no record.
-    fn poll(&mut self, timeout: Duration) -> Result<bool, SinkError> {
+    pub(super) fn poll(&mut self, timeout: Duration) -> Result<bool, SinkError> {
         let polled = match self.consumer.poll(timeout) {
             None => Ok(None),
             Some(Ok(message)) => {
@@ -201,7 +201,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn running(&self) -> Vec<Checkpoint> {
+    pub(super) fn running(&self) -> Vec<Checkpoint> {
         self.core
             .state()
             .held
@@ -227,7 +227,7 @@ impl Session<'_> {
         self.forget(&gone);
     }
 
-    fn forget(&mut self, keys: &BTreeSet<Key>) {
+    pub(super) fn forget(&mut self, keys: &BTreeSet<Key>) {
         self.batch
             .retain(|record| !keys.contains(&(record.topic.to_string(), record.partition)));
         self.bytes = self.batch.iter().map(Record::size).sum();
@@ -256,7 +256,7 @@ impl Session<'_> {
                     reason,
                 })) => {
                     let key = (topic, partition);
-                    let claim = moves.get(&key).map(|step| claim_of(step));
+                    let claim = moves.get(&key).map(claim_of);
                     match claim {
                         Some(claim) => self.stop(claim, format!("offset {offset}: {reason}"))?,
                         None => self.forget(&BTreeSet::from([key])),
@@ -389,192 +389,6 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Our epoch is no longer the newest, or the checkpoint moved: someone else claimed, or a swap did.
-    fn doubt(&mut self, keys: Vec<Key>) -> Result<(), SinkError> {
-        tracing::warn!(
-            view = self.core.projector.name(),
-            ?keys,
-            "checkpoints moved without us"
-        );
-        let mut state = self.core.state();
-        for key in &keys {
-            if let Some(held) = state.held.get_mut(key)
-                && let Held::Running(claim) = &*held
-            {
-                *held = Held::Doubtful(claim.clone());
-            }
-        }
-        drop(state);
-        self.forget(&keys.iter().cloned().collect());
-        self.consumer.pause(&list_of(&keys))?;
-        // A rebalance that is under way shows here, before the assignment is put to the proof.
-        self.poll(Duration::ZERO)?;
-        self.prove()?;
-        self.claim_waiting()
-    }
-
-    /// Commits what we believed to be ours: the group's coordinator knows whether it is.
-    ///
-    /// Without this a process that woke up after its session ended would claim, and so fence the true
-    /// owner; it would be fenced in turn, and the two would take the partition from each other for ever.
-    fn prove(&mut self) -> Result<(), SinkError> {
-        let doubtful: Vec<(Key, Checkpoint)> = self
-            .core
-            .state()
-            .held
-            .iter()
-            .filter_map(|(key, held)| match held {
-                Held::Doubtful(claim) => Some((key.clone(), claim.clone())),
-                _ => None,
-            })
-            .collect();
-        for (key, claim) in doubtful {
-            let proof = commit(&self.consumer, &claim, claim.next, CommitMode::Sync);
-            let mut state = self.core.state();
-            match proof {
-                Ok(()) => {
-                    state.held.insert(key, Held::Unclaimed);
-                }
-                Err(error) if is_no_member(&error) => {
-                    tracing::warn!(view = self.core.projector.name(), ?key, %error, "no longer ours");
-                    state.held.remove(&key);
-                }
-                Err(error) => {
-                    tracing::warn!(view = self.core.projector.name(), ?key, %error, "not proven yet");
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Claims what waits for it, and starts it at its checkpoint.
-    fn claim_waiting(&mut self) -> Result<(), SinkError> {
-        let waiting: Vec<Key> = self
-            .core
-            .state()
-            .held
-            .iter()
-            .filter(|(_, held)| **held == Held::Unclaimed)
-            .map(|(key, _)| key.clone())
-            .collect();
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        let taken = self.core.take(&self.consumer, &waiting)?;
-        // Whatever was polled before the seek is not from the checkpoint on.
-        self.forget(&waiting.into_iter().collect());
-        for held in taken {
-            let (Held::Running(claim) | Held::Stopped(claim)) = &held else {
-                continue;
-            };
-            let key = (claim.topic.clone(), claim.partition);
-            if let Held::Running(claim) = &held {
-                let offset = Offset::Offset(claim.next);
-                self.consumer
-                    .seek(&claim.topic, claim.partition, offset, KAFKA_TIMEOUT)?;
-                self.consumer.resume(&list_of([&key]))?;
-                self.core.health.released(&key);
-            }
-            self.core.state().held.insert(key, held);
-        }
-        self.core.health.recovered();
-        Ok(())
-    }
-
-    /// Looks after everything that is not a batch; true if the view was paused.
-    fn tick(&mut self) -> Result<bool, SinkError> {
-        let core = self.core;
-        let Some(live) =
-            core.on_database(async |conn| Ok(builds::live(conn, &*core.projector).await?))?
-        else {
-            return Ok(false);
-        };
-        if live.paused {
-            return Ok(true);
-        }
-        let swapped = core
-            .state()
-            .build
-            .as_ref()
-            .is_some_and(|build| build.number != live.number);
-        if swapped {
-            let keys = self
-                .running()
-                .into_iter()
-                .map(|claim| (claim.topic, claim.partition))
-                .collect();
-            self.doubt(keys)?;
-        }
-        self.prove()?;
-        self.claim_waiting()?;
-        self.requests()?;
-        Ok(false)
-    }
-
-    /// Executes what operators asked for parked aggregates of our partitions.
-    fn requests(&mut self) -> Result<(), SinkError> {
-        let core = self.core;
-        let Some(build) = core.state().build.clone() else {
-            return Ok(());
-        };
-        type Row = (String, i32, String, String);
-        let rows: Vec<Row> = core.on_database(async |conn| {
-            Ok(sqlx::query_as(
-                "SELECT topic, partition, aggregate_id, request FROM millrace_views.parked
-                 WHERE view = $1 AND build = $2 AND request IS NOT NULL
-                 ORDER BY parked_at LIMIT 100",
-            )
-            .bind(&build.view)
-            .bind(build.number)
-            .fetch_all(conn)
-            .await?)
-        })?;
-        for (topic, partition, aggregate_id, request) in rows {
-            let key = (topic, partition);
-            let held = core.state().held.get(&key).cloned();
-            let (Some(Held::Running(claim) | Held::Stopped(claim)), Some(request)) =
-                (held, Request::parse(&request))
-            else {
-                continue;
-            };
-            self.release(&key, &claim, &aggregate_id, request)?;
-        }
-        Ok(())
-    }
-
-    fn release(
-        &mut self,
-        key: &Key,
-        claim: &Checkpoint,
-        aggregate_id: &str,
-        request: Request,
-    ) -> Result<(), SinkError> {
-        let core = self.core;
-        let parked = ParkedKey {
-            topic: &key.0,
-            partition: key.1,
-            aggregate_id,
-        };
-        match release(core, claim, parked, request) {
-            Ok(Outcome::Written(applied)) => {
-                core.health.wrote(applied.applied);
-                let mut state = core.state();
-                if let Some(Held::Stopped(_)) = state.held.get(key) {
-                    // There may be room under the cap now.
-                    state.held.insert(key.clone(), Held::Unclaimed);
-                }
-                Ok(())
-            }
-            Ok(Outcome::Lost(keys)) => self.doubt(keys),
-            Err(SinkError::Apply(ApplyError::Stop { reason, .. })) => {
-                core.on_database(async |conn| {
-                    Ok(park::refuse(conn, core.projector.name(), parked, &reason).await?)
-                })
-            }
-            Err(error) => Err(error),
-        }
-    }
-
     /// Commits to Kafka what Postgres has, so that the group tools show no lag, and leaves the group.
     fn leave(self) {
         let mut list = TopicPartitionList::new();
@@ -607,7 +421,7 @@ fn topic_of(topics: &[Arc<str>], message: &BorrowedMessage<'_>) -> Arc<str> {
         .unwrap_or_else(|| message.topic().into())
 }
 
-fn list_of<'k>(keys: impl IntoIterator<Item = &'k Key>) -> TopicPartitionList {
+pub(super) fn list_of<'k>(keys: impl IntoIterator<Item = &'k Key>) -> TopicPartitionList {
     let mut list = TopicPartitionList::new();
     for (topic, partition) in keys {
         list.add_partition(topic, *partition);
@@ -621,20 +435,6 @@ fn is_database_away(error: &SinkError) -> bool {
         error,
         SinkError::Database(error) | SinkError::Apply(ApplyError::Database(error))
             if is_outage(error)
-    )
-}
-
-/// The coordinator's word that the generation or the member is none of the group's.
-fn is_no_member(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::IllegalGeneration
-                | RDKafkaErrorCode::UnknownMemberId
-                | RDKafkaErrorCode::FencedInstanceId
-                | RDKafkaErrorCode::FencedMemberEpoch
-                | RDKafkaErrorCode::StaleMemberEpoch
-        )
     )
 }
 
@@ -662,44 +462,6 @@ fn write(
         crash_point("sink.before-commit");
         tx.commit().await?;
         crash_point("sink.after-commit");
-        Ok(Outcome::Written(applied))
-    })
-}
-
-/// A request, in a transaction that moves nothing but needs the checkpoint to be ours.
-fn release(
-    core: &Core,
-    claim: &Checkpoint,
-    parked: ParkedKey<'_>,
-    request: Request,
-) -> Result<Outcome, SinkError> {
-    let build = core.state().build.clone().ok_or(sqlx::Error::RowNotFound)?;
-    let step = Move {
-        topic: claim.topic.clone(),
-        partition: claim.partition,
-        epoch: claim.epoch,
-        expected: claim.next,
-        next: claim.next,
-        position: None,
-        event_time: None,
-    };
-    core.on_database(async |conn| {
-        let mut tx = conn.begin().await?;
-        let lost = checkpoint::advance(&mut tx, &build.view, &[step]).await?;
-        if !lost.is_empty() {
-            tx.rollback().await?;
-            return Ok(Outcome::Lost(lost));
-        }
-        let applied = park::release(
-            &*core.projector,
-            &mut tx,
-            &build,
-            &core.decoder,
-            parked,
-            request,
-        )
-        .await?;
-        tx.commit().await?;
         Ok(Outcome::Written(applied))
     })
 }
