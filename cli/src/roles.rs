@@ -124,13 +124,14 @@ pub(crate) async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
     let producer = ProducerConfig {
         kafka: args.kafka.clone(),
         registry: args.registry.clone(),
-        journal: args.journal,
+        journal: args.journal.clone(),
         write: args.write,
         relay: args.relay,
     };
     let projections = ProjectionsConfig {
         kafka: args.kafka,
         registry: args.registry,
+        journal: args.journal,
         views: args.views,
         sink: args.sink,
     };

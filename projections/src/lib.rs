@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use millrace::config::{KafkaConfig, RegistryConfig, ViewsConfig};
+use millrace::config::{JournalConfig, KafkaConfig, RegistryConfig, ViewsConfig};
 use millrace::http::health::{Component, Health};
 use millrace::http::reads;
+use millrace::journal::{self, JournalError};
 use millrace::log::topics::{self, Kind, Topic, TopicError};
 use millrace::projection::sink::{Sink, SinkConfig, SinkError, SinkOptions};
 use millrace::projection::{Decoder, Projector, fold, sql_projection, tally};
@@ -39,6 +40,9 @@ pub struct ProjectionsConfig {
     /// Schema registry.
     #[command(flatten)]
     pub registry: RegistryConfig,
+    /// Journal: only its copy of the schemas is read here, and only where it answers.
+    #[command(flatten)]
+    pub journal: JournalConfig,
     /// Postgres of the views.
     #[command(flatten)]
     pub views: ViewsConfig,
@@ -50,6 +54,9 @@ pub struct ProjectionsConfig {
 /// Why the projections could not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectionsError {
+    /// DATABASE_URL cannot be read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The registry or a schema.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -94,8 +101,9 @@ pub async fn start(
     shutdown: CancellationToken,
 ) -> Result<Option<Projections>, ProjectionsError> {
     let starting = health.component("projections");
+    let journal = journal::reader(&config.journal)?;
     let registry = wait_for(&starting, &shutdown, || {
-        Registry::open(&config.registry, schemas::all(), None)
+        Registry::open_reader(&config.registry, schemas::all(), journal.clone())
     });
     let Some(registry) = registry.await? else {
         return Ok(None);

@@ -59,12 +59,8 @@ impl Journal {
             .fetch_one(&mut connection)
             .await?;
         connection.close().await?;
-        let pool = PgPoolOptions::new()
-            .max_connections(8)
-            .acquire_timeout(Duration::from_secs(2))
-            .connect_lazy_with(options.clone());
         Ok(Self {
-            pool,
+            pool: pool(options.clone()),
             options,
             uuid,
         })
@@ -90,6 +86,21 @@ impl Journal {
             .await
             .unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
+}
+
+/// Connections of a role that only reads the journal, which need not be there.
+pub fn reader(config: &JournalConfig) -> Result<PgPool, JournalError> {
+    Ok(pool(connect_options(
+        &config.database_url,
+        "millrace-journal-reader",
+    )?))
+}
+
+fn pool(options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(8)
+        .acquire_timeout(Duration::from_secs(2))
+        .connect_lazy_with(options)
 }
 
 /// Options of every connection to the journal.

@@ -39,6 +39,18 @@ pub enum RegistryError {
         /// What is wrong.
         source: CodecError,
     },
+    /// The registry's ids do not go with the journal's.
+    #[error(
+        "registry gave schema id {id} to {subject}, but in the journal it stands for {known}: this is another registry, or it lost its store; restore it or correct SCHEMA_REGISTRY_URL"
+    )]
+    OtherRegistry {
+        /// Subject that was registered now.
+        subject: String,
+        /// The id that it was given.
+        id: i32,
+        /// Subject that the journal knows under this id.
+        known: String,
+    },
     /// The registry refused; trying again will not help.
     #[error("registry refused {subject}: {reason}")]
     Refused {

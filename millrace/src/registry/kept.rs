@@ -4,16 +4,36 @@ use std::collections::HashMap;
 
 use sha2::{Digest, Sha256};
 
-use crate::registry::compatibility::{parse, subject};
+use crate::registry::compatibility::{parse, same_json, subject};
 use crate::registry::{Registered, Registry, RegistryError};
 
 impl Registry {
     /// Writes what was registered into the journal, before anything is encoded with it.
+    ///
+    /// An id that stands for another schema there was given by another registry, or by this one after it lost its
+    /// store: stored events would be decoded with the wrong schema, so that is refused.
     pub(super) async fn keep(&self, registered: &[Registered]) -> Result<(), RegistryError> {
-        let Some(journal) = &self.journal else {
+        let Some(journal) = self.journal.as_ref().filter(|_| !self.reads_only) else {
             return Ok(());
         };
         let ids: Vec<i32> = registered.iter().map(|one| one.schema_id as i32).collect();
+        let known: Vec<(i32, String, String)> =
+            sqlx::query_as("SELECT id, subject, json FROM millrace.schemas WHERE id = ANY ($1)")
+                .bind(&ids)
+                .fetch_all(journal)
+                .await?;
+        for one in registered {
+            let other = known.iter().find(|(id, _, json)| {
+                *id == one.schema_id as i32 && !same_json(json, one.schema.json)
+            });
+            if let Some((id, subject, _)) = other {
+                return Err(RegistryError::OtherRegistry {
+                    subject: one.subject.clone(),
+                    id: *id,
+                    known: subject.clone(),
+                });
+            }
+        }
         let subjects: Vec<&str> = registered.iter().map(|one| one.subject.as_str()).collect();
         let versions: Vec<i32> = registered
             .iter()
@@ -45,11 +65,13 @@ impl Registry {
         let Some(journal) = &self.journal else {
             return Ok(None);
         };
-        let rows: Vec<(i32, String, Vec<u8>)> =
+        let rows: Result<Vec<(i32, String, Vec<u8>)>, _> =
             sqlx::query_as("SELECT id, subject, fingerprint FROM millrace.schemas")
                 .fetch_all(journal)
-                .await?;
-        let kept: HashMap<(String, Vec<u8>), u32> = rows
+                .await;
+        let kept: HashMap<(String, Vec<u8>), u32> = self
+            .if_there(rows)?
+            .unwrap_or_default()
             .into_iter()
             .map(|(id, subject, print)| ((subject, print), id as u32))
             .collect();
@@ -69,16 +91,25 @@ impl Registry {
         Ok(Some(registered))
     }
 
+    /// The schema of an id, where the journal knows it.
     pub(super) async fn kept(&self, id: u32) -> Result<Option<String>, RegistryError> {
         let Some(journal) = &self.journal else {
             return Ok(None);
         };
-        Ok(
-            sqlx::query_scalar("SELECT json FROM millrace.schemas WHERE id = $1 LIMIT 1")
-                .bind(id as i32)
-                .fetch_optional(journal)
-                .await?,
-        )
+        let json = sqlx::query_scalar("SELECT json FROM millrace.schemas WHERE id = $1 LIMIT 1")
+            .bind(id as i32)
+            .fetch_optional(journal)
+            .await;
+        Ok(self.if_there(json)?.flatten())
+    }
+
+    /// To a role that only reads, a journal that is away is one that knows nothing.
+    fn if_there<T>(&self, answer: Result<T, sqlx::Error>) -> Result<Option<T>, RegistryError> {
+        match answer {
+            Ok(value) => Ok(Some(value)),
+            Err(_) if self.reads_only => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

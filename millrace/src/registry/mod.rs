@@ -71,6 +71,7 @@ pub struct Registry {
     registration: Registration,
     sets: Vec<SchemaSet>,
     journal: Option<PgPool>,
+    reads_only: bool,
     codec: Codec,
 }
 
@@ -84,7 +85,22 @@ impl Registry {
         sets: Vec<SchemaSet>,
         journal: Option<PgPool>,
     ) -> Result<Self, RegistryError> {
-        let mut registry = Self::unchecked(config, sets, journal)?;
+        Self::unchecked(config, sets, journal)?.opened().await
+    }
+
+    /// The same for a role that writes no events: the journal is read where it answers, and never written.
+    pub async fn open_reader(
+        config: &RegistryConfig,
+        sets: Vec<SchemaSet>,
+        journal: PgPool,
+    ) -> Result<Self, RegistryError> {
+        let mut registry = Self::unchecked(config, sets, Some(journal))?;
+        registry.reads_only = true;
+        registry.opened().await
+    }
+
+    async fn opened(mut self) -> Result<Self, RegistryError> {
+        let registry = &mut self;
         registry.check_files()?;
         let registered = match registry.register().await {
             Ok(registered) => {
@@ -101,7 +117,7 @@ impl Registry {
             Err(refused) => return Err(refused),
         };
         registry.codec = codec_of(&registered)?;
-        Ok(registry)
+        Ok(self)
     }
 
     /// A registry client that has registered nothing yet: for `schemas check|list`.
@@ -131,6 +147,7 @@ impl Registry {
             registration: config.schema_registration,
             sets,
             journal,
+            reads_only: false,
             codec: Codec::default(),
         })
     }
