@@ -202,6 +202,11 @@ impl Codec {
         Ok((reader.record().to_owned(), value))
     }
 
+    /// True where values written with this schema can be read.
+    pub fn can_read(&self, schema_id: u32) -> bool {
+        self.reader(schema_id).is_ok()
+    }
+
     fn reader(&self, schema_id: u32) -> Result<Arc<DatumReader>, CodecError> {
         self.readers
             .read()

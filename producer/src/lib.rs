@@ -111,7 +111,7 @@ pub async fn start(
     let commands = Commands::start(
         AGGREGATES,
         journal.clone(),
-        registry.codec().clone(),
+        registry,
         config.write,
         config.kafka.topic_partitions,
         Arc::clone(&appended),

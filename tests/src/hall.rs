@@ -86,6 +86,9 @@ impl Aggregate for Hall {
 
     fn decide(&self, command: HallCommand, _: &Context) -> Result<Vec<HallEvent>, Rejection> {
         match command {
+            HallCommand::ReserveSeat(ReserveSeat { guest }) if guest == "the devil" => {
+                panic!("a fault in the rules, as the test wants it")
+            }
             HallCommand::ReserveSeat(ReserveSeat { guest })
             | HallCommand::AdmitMember(AdmitMember { guest, .. }) => {
                 if self.guests.len() >= SEATS {

@@ -47,7 +47,7 @@ async fn write_side(servers: &Servers, database: &str, config: WriteConfig) -> R
     let commands = Commands::start(
         &[AggregateType::of::<Hall>()],
         journal.clone(),
-        codec.clone(),
+        registry,
         config,
         12,
         Arc::new(Notify::new()),
@@ -460,5 +460,122 @@ async fn a_producer_starts_on_the_journals_schemas_while_the_registry_is_away() 
         error.is_transient() && error.to_string().contains("SCHEMA_REGISTRY_URL"),
         "{error}"
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_one_decision_fails_that_command_alone() -> Result<()> {
+    let servers = Servers::shared();
+    let database = servers.fresh_database("panics").await?;
+    let side = write_side(servers, &database, WriteConfig::default()).await?;
+    let together = [
+        reserve("h", "ada"),
+        reserve("h", "the devil"),
+        reserve("h", "bob"),
+        reserve("other", "cy"),
+    ];
+    let answers = join_all(together.map(|envelope| side.send(envelope))).await;
+    let failed = answers[1].as_ref().unwrap_err();
+    assert!(matches!(failed, CommandError::Fault(_)), "{failed}");
+    assert!(
+        answers[0].is_ok() && answers[2].is_ok() && answers[3].is_ok(),
+        "{answers:?}"
+    );
+    assert_eq!(side.send(reserve("h", "dan")).await?.version, 3);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_whose_round_fails_behind_it_is_answered_once_and_written_once() -> Result<()> {
+    let servers = Servers::shared();
+    let database = servers.fresh_database("behind").await?;
+    let side = write_side(servers, &database, WriteConfig::default()).await?;
+    side.send(given(reserve("full", "first"), "c-0")).await?;
+    for n in 1..SEATS {
+        side.send(reserve("full", &format!("g{n}"))).await?;
+    }
+    // The first command waits on a row of its own, so that the other two are in one round. There the acceptance is appended,
+    // and the refusal waits to be kept, behind an outcome that is never committed, until its session is ended.
+    let mut gate = side.journal.pool().begin().await?;
+    sqlx::query("INSERT INTO millrace.streams VALUES ('hall', 'gate', 1, 1)")
+        .execute(&mut *gate)
+        .await?;
+    let mut kept = side.journal.pool().begin().await?;
+    sqlx::query(
+        "INSERT INTO millrace.commands VALUES ('hall', 'full', 'c-1', 'ReserveSeat', '', 0, 0)",
+    )
+    .execute(&mut *kept)
+    .await?;
+    let first = side.send(reserve("gate", "zoe"));
+    let accepted = side.send(reserve("h", "ada"));
+    let refused = side.send(given(reserve("full", "late"), "c-1"));
+    let cut = async {
+        let waits = |statement| {
+            sqlx::query_scalar::<_, bool>(
+                "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE $1
+                 AND application_name = 'millrace-journal-writer' AND datname = current_database())",
+            )
+            .bind(statement)
+            .fetch_one(side.journal.pool())
+        };
+        while !waits("%won AS%").await? {
+            tokio::task::yield_now().await;
+        }
+        gate.rollback().await?;
+        while !waits("%standing AS%").await? {
+            tokio::task::yield_now().await;
+        }
+        sqlx::query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE application_name = 'millrace-journal-writer' AND datname = current_database()",
+        )
+        .execute(side.journal.pool())
+        .await?;
+        kept.rollback().await?;
+        Ok::<_, anyhow::Error>(())
+    };
+    let (first, accepted, refused, cut) = futures::join!(first, accepted, refused, cut);
+    first?;
+    cut?;
+    assert_eq!(accepted?.version, 1);
+    assert!(
+        matches!(refused, Err(CommandError::Rejected { .. })),
+        "{refused:?}"
+    );
+    let written = "SELECT count(*) FROM millrace.events WHERE aggregate_id = 'h'";
+    assert_eq!(side.count(written).await?, 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_of_a_newer_producer_is_learnt_when_it_is_met() -> Result<()> {
+    let servers = Servers::shared();
+    let database = servers.fresh_database("newer").await?;
+    let side = write_side(servers, &database, WriteConfig::default()).await?;
+    side.send(reserve("h", "ada")).await?;
+    // What a newer producer would have done: another version of the schema, kept in the journal, and an event in it.
+    let newer = r#"{"type": "record", "name": "HallSeatReserved", "namespace": "venue", "fields": [
+        {"name": "guest", "type": "string"}, {"name": "row", "type": "long", "default": 0}]}"#;
+    sqlx::query("INSERT INTO millrace.schemas VALUES (4711, 'hall.events-venue.HallSeatReserved', 2, '', $1)")
+        .bind(newer)
+        .execute(side.journal.pool())
+        .await?;
+    let body = [&[0, 0, 0, 0x12, 0x67][..], &[6], b"bob", &[8]].concat();
+    sqlx::query(
+        "WITH s AS (UPDATE millrace.streams SET version = 2, appended = 1)
+         INSERT INTO millrace.events (generation, aggregate_type, aggregate_id, sequence, event_id, event_type,
+                                      schema_id, payload, headers, occurred_at)
+         VALUES (1, 'hall', 'h', 2, gen_random_uuid(), 'HallSeatReserved', 4711, $1, '{}', now())",
+    )
+    .bind(body)
+    .execute(side.journal.pool())
+    .await?;
+    assert_eq!(side.send(reserve("h", "cy")).await?.version, 3);
+    let state = side
+        .commands
+        .node("hall")?
+        .state("h".to_owned(), Moment::Now)
+        .await?;
+    assert_eq!(state.state, json!({ "guests": ["ada", "bob", "cy"] }));
     Ok(())
 }

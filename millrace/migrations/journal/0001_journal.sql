@@ -67,7 +67,8 @@ CREATE TABLE snapshots (
     sequence       bigint NOT NULL,
     -- A snapshot of another shape than the code's is ignored and written anew.
     shape          integer NOT NULL,
-    state          jsonb NOT NULL,
+    -- Not jsonb, which keeps no NUL in a string.
+    state          json NOT NULL,
     PRIMARY KEY (aggregate_type, aggregate_id)
 );
 

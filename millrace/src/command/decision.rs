@@ -3,7 +3,7 @@
 use crate::aggregate::{Aggregate, Context};
 use crate::codec::{Codec, CodecError};
 use crate::command::writer::Job;
-use crate::command::{CommandError, CommandId, EventRef};
+use crate::command::{CommandError, CommandId, Envelope, EventRef};
 use crate::event::Event;
 use crate::journal::append::{Append, NewEvent, NewOutcome};
 use crate::journal::load::{Loaded, Outcome, StoredEvent};
@@ -29,6 +29,26 @@ pub(super) enum Decision {
     },
     /// Another command of this round has the same id, or its aggregate lost: next round.
     Again,
+    /// The round is full: next round, and no attempt of its own.
+    Later,
+}
+
+impl Decision {
+    /// The aggregate's code panicked: its author must look, and nothing was decided.
+    pub(super) fn panicked(envelope: &Envelope) -> Self {
+        tracing::error!(
+            command = envelope.command_type,
+            aggregate_id = envelope.aggregate_id,
+            "decide or evolve panicked"
+        );
+        Self::Refuse {
+            version: None,
+            error: CommandError::Fault(format!(
+                "{} could not be decided: a fault in the aggregate's code, see the log",
+                envelope.command_type
+            )),
+        }
+    }
 }
 
 /// An aggregate while its commands are decided.
@@ -47,6 +67,14 @@ impl<A: Aggregate> Work<A> {
             },
             loaded,
         }
+    }
+
+    /// Bytes of the events that are to be appended.
+    pub(super) fn staged_bytes(&self) -> usize {
+        self.append
+            .events
+            .last()
+            .map_or(0, |event| event.payload.len())
     }
 
     /// Decides one command on this state and, where it is accepted, moves the state on.

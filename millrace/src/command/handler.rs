@@ -9,12 +9,12 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::aggregate::Aggregate;
-use crate::codec::Codec;
 use crate::command::writer::{Job, Writer};
 use crate::command::{Accepted, CommandError, CommandSet, Envelope};
 use crate::event::Event;
 use crate::journal::Journal;
 use crate::json;
+use crate::registry::Registry;
 
 /// Bounds of the write side.
 #[derive(Debug, Clone, clap::Args)]
@@ -35,8 +35,8 @@ pub struct WriteConfig {
     #[arg(long, env = "SNAPSHOT_EVENTS", default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..))]
     pub snapshot_events: i64,
     /// Largest encoded event; the topic's own limit is about 1 MB.
-    #[arg(long, env = "EVENT_BYTES_MAX", default_value_t = 900_000)]
-    pub event_bytes_max: usize,
+    #[arg(long, env = "EVENT_BYTES_MAX", default_value_t = 900_000, value_parser = clap::value_parser!(u32).range(1..=950_000))]
+    pub event_bytes_max: u32,
     /// How long a command waits for a journal that is away.
     #[arg(long, env = "COMMAND_TIMEOUT_MS", default_value_t = 5_000)]
     pub command_timeout_ms: u64,
@@ -60,7 +60,7 @@ impl Default for WriteConfig {
 #[derive(Clone)]
 pub(crate) struct WriteSide {
     pub(crate) journal: Journal,
-    pub(crate) codec: Codec,
+    pub(crate) registry: Registry,
     pub(crate) config: WriteConfig,
     /// Partitions of the event topics, for tokens.
     pub(crate) topic_partitions: i32,
@@ -107,7 +107,7 @@ impl<A: Aggregate> CommandHandler<A> {
             hash,
             event_ids: Vec::new(),
             attempts: 0,
-            in_doubt: false,
+            doubt: None,
             deadline: Instant::now() + self.timeout,
             answer,
         };

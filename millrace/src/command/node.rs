@@ -11,12 +11,13 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::aggregate::Aggregate;
-use crate::codec::Codec;
+use crate::codec::{Codec, unframe};
 use crate::command::handler::WriteSide;
 use crate::command::{Accepted, CommandError, CommandHandler, CommandSet, Envelope, WriteConfig};
 use crate::event::Event;
 use crate::journal::{Journal, load};
 use crate::position::JournalPosition;
+use crate::registry::Registry;
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, CommandError>> + Send + 'a>>;
 
@@ -121,11 +122,12 @@ impl<A: Aggregate> Node for TypedNode<A> {
         Box::pin(async move {
             let limit = limit.clamp(1, PAGE_MAX);
             let rows = page::<A>(&self.side, &id, after_sequence, limit).await?;
+            learn(&self.side, &rows).await?;
             let full = rows.len() as i64 == limit;
             let next_after_sequence = rows.last().map(|row| row.sequence).filter(|_| full);
             let events = rows
                 .into_iter()
-                .map(|row| entry(&self.side.codec, row))
+                .map(|row| entry(self.side.registry.codec(), row))
                 .collect::<Result<_, _>>()?;
             Ok(HistoryPage {
                 aggregate: A::Event::AGGREGATE,
@@ -143,6 +145,7 @@ impl<A: Aggregate> Node for TypedNode<A> {
             // From the first event on: a snapshot may be later than the moment, or of another shape.
             'pages: loop {
                 let rows = page::<A>(&self.side, &id, version, PAGE_MAX).await?;
+                learn(&self.side, &rows).await?;
                 let full = rows.len() as i64 == PAGE_MAX;
                 for row in rows {
                     let past = match at {
@@ -153,7 +156,8 @@ impl<A: Aggregate> Node for TypedNode<A> {
                     if past {
                         break 'pages;
                     }
-                    let event = self.side.codec.decode::<A::Event>(&row.payload);
+                    let codec = self.side.registry.codec();
+                    let event = codec.decode::<A::Event>(&row.payload);
                     state.evolve(&event.map_err(fault)?);
                     (version, time) = (row.sequence, Some(row.occurred_at));
                 }
@@ -189,6 +193,24 @@ async fn page<A: Aggregate>(
     )
     .await
     .map_err(away)
+}
+
+/// Schemas that a newer producer wrote with are met here for the first time.
+async fn learn(side: &WriteSide, rows: &[load::HistoryRow]) -> Result<(), CommandError> {
+    for row in rows {
+        let unknown = unframe(&row.payload)
+            .map(|(schema_id, _)| schema_id)
+            .ok()
+            .filter(|schema_id| !side.registry.codec().can_read(*schema_id));
+        if let Some(schema_id) = unknown {
+            let learnt = side.registry.learn(schema_id).await;
+            learnt.map_err(|error| match error.is_transient() {
+                true => CommandError::Unavailable(error.to_string()),
+                false => fault(error),
+            })?;
+        }
+    }
+    Ok(())
 }
 
 fn entry(codec: &Codec, row: load::HistoryRow) -> Result<HistoryEntry, CommandError> {
@@ -254,14 +276,14 @@ impl Commands {
     pub fn start(
         aggregates: &[AggregateType],
         journal: Journal,
-        codec: Codec,
+        registry: Registry,
         config: WriteConfig,
         topic_partitions: i32,
         appended: Arc<Notify>,
     ) -> Self {
         let side = WriteSide {
             journal,
-            codec,
+            registry,
             config,
             topic_partitions,
             appended,

@@ -8,9 +8,14 @@
 //!   decided on cached state is answered only after `streams.version` confirmed that state. (Broken by a stale
 //!   cache: another process reopened what this one believes closed, and the caller is refused what is allowed.)
 //! - A command that may have been appended before, on a connection that broke, is looked for by the ids of its
-//!   events before it is decided again. (Broken by a retry after a lost answer: it would happen twice.)
+//!   events before it is decided again, and is in doubt until it is answered. (Broken by a retry after a lost answer,
+//!   or after a statement behind the append failed: it would happen twice.)
+//! - Outcomes and lost appends are looked up after the states are loaded, so whatever a state contains is seen by the
+//!   look-up too; what commits later fails the compare-and-set or the confirmation. (Broken by looking up first: another
+//!   producer accepts the same command in between, and this one refuses it by its own effect.)
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fail::fail_point;
 use sqlx::PgConnection;
@@ -23,6 +28,9 @@ use crate::event::{Event, events_topic};
 use crate::journal::append::{Append, Appended, Confirmation, append, confirm};
 use crate::journal::load::{self, LoadError, Outcome, StoredEvent};
 use crate::position::{JournalPosition, Token, partition_of};
+
+/// Bytes of events after which a round takes no more commands: a statement has a limit of 1 GB, and memory too.
+const ROUND_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 pub(crate) struct Round<'w, A: Aggregate> {
     writer: &'w mut Writer<A>,
@@ -47,9 +55,9 @@ impl<'w, A: Aggregate> Round<'w, A> {
     }
 
     pub(crate) async fn run(&mut self, connection: &mut PgConnection) -> Result<(), LoadError> {
+        self.load(connection).await?;
         let outcomes = self.outcomes(connection).await?;
         let found = self.found(connection).await?;
-        self.load(connection).await?;
         self.decide(outcomes, found);
         let appended = self.append(connection).await?;
         let standing = self.confirm(connection, &appended).await?;
@@ -82,10 +90,14 @@ impl<'w, A: Aggregate> Round<'w, A> {
     ) -> Result<HashMap<String, Vec<StoredEvent>>, LoadError> {
         let ranges: Vec<(&str, i64, i64)> = self
             .jobs()
-            .filter(|job| job.in_doubt)
-            .map(|job| (job.envelope.aggregate_id.as_str(), 1, i64::MAX))
-            .collect::<HashSet<_>>()
+            .filter_map(|job| Some((job.envelope.aggregate_id.as_str(), job.doubt?)))
+            .fold(HashMap::<&str, i64>::new(), |mut first, (id, doubt)| {
+                let above = first.entry(id).or_insert(doubt);
+                *above = doubt.min(*above);
+                first
+            })
             .into_iter()
+            .map(|(id, above)| (id, above + 1, i64::MAX))
             .collect();
         let mut found: HashMap<String, Vec<StoredEvent>> = HashMap::new();
         if !ranges.is_empty() {
@@ -120,7 +132,7 @@ impl<'w, A: Aggregate> Round<'w, A> {
             return Ok(());
         }
         let missing: Vec<&str> = missing.into_iter().collect();
-        let codec = &self.writer.side.codec;
+        let codec = self.writer.side.registry.codec();
         let loaded =
             load::aggregates::<A>(connection, codec, A::Event::AGGREGATE, &missing).await?;
         for (id, loaded) in loaded {
@@ -136,6 +148,8 @@ impl<'w, A: Aggregate> Round<'w, A> {
         found: HashMap<String, Vec<StoredEvent>>,
     ) {
         let mut seen: HashSet<(String, String)> = HashSet::new();
+        let mut broken: HashSet<String> = HashSet::new();
+        let mut staged_bytes = 0;
         let side = self.writer.side.clone();
         for job in self.jobs.iter_mut().flatten() {
             let id = job.envelope.aggregate_id.clone();
@@ -143,23 +157,56 @@ impl<'w, A: Aggregate> Round<'w, A> {
             let ours = |event: &&StoredEvent| job.event_ids.contains(&event.event_id);
             let before: Vec<StoredEvent> = found
                 .get(&id)
-                .filter(|_| job.in_doubt)
+                .filter(|_| job.doubt.is_some())
                 .map(|events| events.iter().filter(ours).cloned().collect())
                 .unwrap_or_default();
             let decision = if !before.is_empty() {
                 Decision::Found(before)
             } else if let Some(outcome) = outcomes.get(&key) {
                 repeat::<A>(job, outcome)
-            } else if !seen.insert(key) {
+            } else if staged_bytes > ROUND_BYTES_MAX {
+                Decision::Later
+            } else if broken.contains(&id) || !seen.insert(key) {
                 Decision::Again
             } else {
                 let work = self
                     .work
                     .get_mut(&id)
                     .expect("every job's aggregate was loaded");
-                work.decide(job, &side.codec, side.config.event_bytes_max)
+                let event_bytes_max = side.config.event_bytes_max as usize;
+                // A fault in one aggregate's code must not end the writer of all of them.
+                let decided = catch_unwind(AssertUnwindSafe(|| {
+                    work.decide(job, side.registry.codec(), event_bytes_max)
+                }));
+                staged_bytes += work.staged_bytes();
+                decided.unwrap_or_else(|_| {
+                    broken.insert(id);
+                    Decision::panicked(&job.envelope)
+                })
             };
             self.decisions.push(decision);
+        }
+        self.forget_broken(&broken);
+    }
+
+    /// What was decided on a state that a panic may have left half changed is decided again.
+    fn forget_broken(&mut self, broken: &HashSet<String>) {
+        for id in broken {
+            self.work.remove(id);
+        }
+        for (job, decision) in self.jobs.iter().flatten().zip(&mut self.decisions) {
+            let rests_on_state = matches!(
+                decision,
+                Decision::Accept { .. }
+                    | Decision::NoOp { .. }
+                    | Decision::Refuse {
+                        version: Some(_),
+                        ..
+                    }
+            );
+            if rests_on_state && broken.contains(&job.envelope.aggregate_id) {
+                *decision = Decision::Again;
+            }
         }
     }
 
@@ -174,16 +221,15 @@ impl<'w, A: Aggregate> Round<'w, A> {
             return Ok(Appended::new());
         }
         fail_point!("journal.before-append");
-        let doubts: Vec<bool> = self.jobs().map(|job| job.in_doubt).collect();
+        let doubts: Vec<Option<i64>> = self.jobs().map(|job| job.doubt).collect();
         for (job, decision) in self.jobs.iter_mut().flatten().zip(&self.decisions) {
-            job.in_doubt |= matches!(decision, Decision::Accept { .. });
+            if let Decision::Accept { events, .. } = decision {
+                let below = events.first().map_or(0, |event| event.sequence - 1);
+                job.doubt = Some(job.doubt.unwrap_or(below).min(below));
+            }
         }
         let appended = append(connection, A::Event::AGGREGATE, &appends).await?;
         fail_point!("journal.after-append");
-        // The answer settles this append, but not an earlier one whose answer was lost.
-        for (job, doubt) in self.jobs.iter_mut().flatten().zip(doubts) {
-            job.in_doubt = doubt;
-        }
         self.writer.side.appended.notify_one();
         for work in appends {
             let lost = !appended.contains_key(&work.aggregate_id);
@@ -191,12 +237,15 @@ impl<'w, A: Aggregate> Round<'w, A> {
                 continue;
             }
             self.work.remove(&work.aggregate_id);
-            let decided = self.jobs.iter().flatten().zip(&mut self.decisions);
-            for (_, decision) in decided.filter(|(job, decision)| {
-                job.envelope.aggregate_id == work.aggregate_id
+            let decided = self.jobs.iter_mut().flatten().zip(&mut self.decisions);
+            for ((job, decision), doubt) in decided.zip(&doubts) {
+                if job.envelope.aggregate_id == work.aggregate_id
                     && !matches!(decision, Decision::Repeat(_) | Decision::Found(_))
-            }) {
-                *decision = Decision::Again;
+                {
+                    // The answer settles this append, but not an earlier one whose answer was lost.
+                    job.doubt = *doubt;
+                    *decision = Decision::Again;
+                }
             }
         }
         Ok(appended)
@@ -323,6 +372,7 @@ impl<'w, A: Aggregate> Round<'w, A> {
                         false,
                     ))
                 }),
+                Decision::Later => continue,
                 Decision::NoOp { .. } | Decision::Refuse { .. } | Decision::Again => None,
             };
             match (result, slot.take()) {
@@ -348,10 +398,9 @@ impl<'w, A: Aggregate> Round<'w, A> {
                 && version - work.loaded.snapshot >= every
                 && let Ok(state) = serde_json::to_value(&work.loaded.state)
             {
-                due.push((id.clone(), version, state));
-                work.loaded.snapshot = version;
+                due.push((id.clone(), version, state.to_string()));
             }
-            self.writer.cache.put(id, work.loaded);
+            self.writer.cache.put(id, std::mem::take(&mut work.loaded));
         }
         if due.is_empty() {
             return;
@@ -361,6 +410,12 @@ impl<'w, A: Aggregate> Round<'w, A> {
         fail_point!("journal.after-snapshot");
         if let Err(error) = saved {
             tracing::warn!(%error, aggregate = A::Event::AGGREGATE, "snapshots were not stored");
+            return;
+        }
+        for (id, version, _) in due {
+            if let Some(loaded) = self.writer.cache.peek_mut(&id) {
+                loaded.snapshot = version;
+            }
         }
     }
 }

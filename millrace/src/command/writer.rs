@@ -18,6 +18,9 @@ use crate::command::round::Round;
 use crate::command::{Accepted, CommandError, Envelope};
 use crate::journal::load::{LoadError, Loaded};
 
+/// Longest that a round may take.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// Tries after which a command that keeps losing is answered 503.
 const ATTEMPTS_MAX: u32 = 16;
 
@@ -29,8 +32,8 @@ pub(crate) struct Job<C> {
     /// Given to its events on every try, so that an append whose answer was lost can be recognised.
     pub(crate) event_ids: Vec<Uuid>,
     pub(crate) attempts: u32,
-    /// True after an append of it was sent and no answer came.
-    pub(crate) in_doubt: bool,
+    /// After an append of it was sent and no answer came: its events, if they were written, stand above this version.
+    pub(crate) doubt: Option<i64>,
     pub(crate) deadline: Instant,
     pub(crate) answer: oneshot::Sender<Result<Accepted, CommandError>>,
 }
@@ -39,6 +42,15 @@ impl<C> Job<C> {
     pub(crate) fn answer(self, result: Result<Accepted, CommandError>) {
         // A caller that went away has its outcome under the command's id.
         let _ = self.answer.send(result);
+    }
+
+    /// Answers with a failure, which is never called certain where the command may have been written.
+    pub(crate) fn fail(self, error: CommandError) {
+        let error = match self.doubt {
+            Some(_) => CommandError::InDoubt(error.to_string()),
+            None => error,
+        };
+        self.answer(Err(error));
     }
 
     /// The id of its n-th event.
@@ -88,57 +100,90 @@ impl<A: Aggregate> Writer<A> {
 
     /// One round; returns the commands that must be tried again, in order.
     async fn round(&mut self, jobs: Vec<Job<A::Command>>) -> Vec<Job<A::Command>> {
+        match self.attempt(jobs).await {
+            (again, None) => give_up_on_losers(again),
+            (again, Some(Trouble::Away(error))) => self.journal_away(again, &error).await,
+            (again, Some(Trouble::OneOfThem(error))) => self.singly(again, &error).await,
+        }
+    }
+
+    /// Runs a round once; returns what is not answered and what went wrong.
+    async fn attempt(
+        &mut self,
+        jobs: Vec<Job<A::Command>>,
+    ) -> (Vec<Job<A::Command>>, Option<Trouble>) {
         let mut connection = match self.connect().await {
             Ok(connection) => connection,
-            Err(error) => return self.journal_away(jobs, &error.to_string()).await,
+            Err(error) => return (jobs, Some(Trouble::Away(error.to_string()))),
         };
         let mut round = Round::new(self, jobs);
-        let result = round.run(&mut connection).await;
+        // A host that is lost sends no reset: without a limit of our own the writer would wait for ever.
+        let result = tokio::time::timeout(ROUND_TIMEOUT, round.run(&mut connection)).await;
         let again = round.into_unanswered();
-        match result {
-            Ok(()) => {
+        let error = match result {
+            Ok(Ok(())) => {
                 self.connection = Some(connection);
-                give_up_on_losers(again)
+                return (again, None);
             }
-            Err(LoadError::Postgres(error)) if !is_about_data(&error) => {
-                // The connection is dropped: what it still does is decided when the commands come again.
-                self.journal_away(again, &error.to_string()).await
+            Ok(Err(error)) => error,
+            // The connection is dropped: what it still does is decided when the commands come again.
+            Err(_) => return (again, Some(Trouble::Away("no answer in time".to_owned()))),
+        };
+        match error {
+            LoadError::Postgres(error) if !is_about_data(&error) => {
+                (again, Some(Trouble::Away(error.to_string())))
             }
-            Err(error) => {
+            error => {
                 self.connection = Some(connection);
-                // One command that cannot be carried out must not stop its batch mates: each goes alone.
-                self.singly(again, &error).await
+                if let Some(schema_id) = error.unknown_schema() {
+                    return match self.side.registry.learn(schema_id).await {
+                        Ok(()) => (again, None),
+                        Err(away) if away.is_transient() => {
+                            (again, Some(Trouble::Away(away.to_string())))
+                        }
+                        Err(_) => (again, Some(Trouble::OneOfThem(error))),
+                    };
+                }
+                (again, Some(Trouble::OneOfThem(error)))
             }
         }
     }
 
-    /// Runs each command in a round of its own, so that only the one at fault fails.
+    /// One command that cannot be carried out must not stop its batch mates: each goes alone, once.
     async fn singly(
         &mut self,
         jobs: Vec<Job<A::Command>>,
         error: &LoadError,
     ) -> Vec<Job<A::Command>> {
         if jobs.len() == 1 {
-            // An outcome that another process kept under the same id is found on the next try.
-            if is_duplicate(error) {
-                return give_up_on_losers(jobs);
-            }
-            for job in jobs {
-                job.answer(Err(CommandError::Fault(error.to_string())));
-            }
-            return Vec::new();
+            return settle_alone(jobs, error);
         }
         let mut again = Vec::new();
-        for job in jobs {
-            again.extend(Box::pin(self.round(vec![job])).await);
+        let mut rest = jobs.into_iter();
+        while let Some(job) = rest.next() {
+            match self.attempt(vec![job]).await {
+                (unanswered, None) => again.extend(give_up_on_losers(unanswered)),
+                (unanswered, Some(Trouble::OneOfThem(error))) => {
+                    again.extend(settle_alone(unanswered, &error));
+                }
+                (unanswered, Some(Trouble::Away(error))) => {
+                    again.extend(unanswered);
+                    again.extend(rest);
+                    return self.journal_away(again, &error).await;
+                }
+            }
         }
         again
     }
 
+    /// A new connection may lead to a server that knows less than the last one, so nothing cached is believed.
     async fn connect(&mut self) -> Result<PgConnection, sqlx::Error> {
         match self.connection.take() {
             Some(connection) => Ok(connection),
-            None => self.side.journal.writer().await,
+            None => {
+                self.cache.clear();
+                self.side.journal.writer().await
+            }
         }
     }
 
@@ -148,21 +193,38 @@ impl<A: Aggregate> Writer<A> {
         jobs: Vec<Job<A::Command>>,
         error: &str,
     ) -> Vec<Job<A::Command>> {
-        tracing::warn!(error, waiting = jobs.len(), "the journal does not answer");
+        tracing::warn!(error, waiting = jobs.len(), "commands wait for the journal");
         let now = Instant::now();
-        let mut again = Vec::with_capacity(jobs.len());
-        for job in jobs {
-            if job.deadline > now {
-                again.push(job);
-            } else if job.in_doubt {
-                job.answer(Err(CommandError::InDoubt(format!("journal: {error}"))));
-            } else {
-                job.answer(Err(CommandError::Unavailable(format!("journal: {error}"))));
-            }
+        let (again, late): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.deadline > now);
+        for job in late {
+            job.fail(CommandError::Unavailable(format!("journal: {error}")));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
         again
     }
+}
+
+/// Why a round did not end.
+enum Trouble {
+    /// A server does not answer: nobody's fault, all try again.
+    Away(String),
+    /// One of the commands cannot be carried out, which one is not known.
+    OneOfThem(LoadError),
+}
+
+/// What becomes of a command that failed in a round of its own.
+fn settle_alone<C>(jobs: Vec<Job<C>>, error: &LoadError) -> Vec<Job<C>> {
+    let mut again = Vec::new();
+    for mut job in jobs {
+        // An outcome that another process kept under the same id is found on the next try.
+        if is_duplicate(error) && job.attempts < ATTEMPTS_MAX {
+            job.attempts += 1;
+            again.push(job);
+        } else {
+            job.fail(CommandError::Fault(error.to_string()));
+        }
+    }
+    again
 }
 
 fn give_up_on_losers<C>(jobs: Vec<Job<C>>) -> Vec<Job<C>> {
@@ -174,17 +236,18 @@ fn give_up_on_losers<C>(jobs: Vec<Job<C>>) -> Vec<Job<C>> {
             "others wrote to {} first, {ATTEMPTS_MAX} times in a row",
             job.envelope.aggregate_id
         );
-        job.answer(Err(CommandError::Overloaded(reason)));
+        job.fail(CommandError::Overloaded(reason));
     }
     again
 }
 
 /// True where Postgres answered, and the answer is about the values: another try says the same.
 fn is_about_data(error: &sqlx::Error) -> bool {
-    // Classes 22 data exception, 23 integrity constraint violation, 54 program limit exceeded.
+    // Classes 22 data exception, 23 integrity constraint violation, 54 program limit exceeded; 57014 is a statement that
+    // took too long, which one aggregate with a long history can do to all.
     match error {
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            ["22", "23", "54"]
+            ["22", "23", "54", "57014"]
                 .iter()
                 .any(|class| code.starts_with(class))
         }),

@@ -1,6 +1,7 @@
 //! Loading: outcomes, snapshots and events, for many aggregates in a few statements.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use chrono::{DateTime, Utc};
 use fail::fail_point;
@@ -29,6 +30,29 @@ pub enum LoadError {
         /// What is wrong with it.
         source: CodecError,
     },
+    /// The aggregate's own code panicked on a stored event.
+    #[error("{aggregate} {id} event {sequence}: evolve panicked, see the log")]
+    Evolve {
+        /// Aggregate type.
+        aggregate: &'static str,
+        /// Aggregate id.
+        id: String,
+        /// Which event.
+        sequence: i64,
+    },
+}
+
+impl LoadError {
+    /// The schema id that must be learnt before the event can be read.
+    pub(crate) fn unknown_schema(&self) -> Option<u32> {
+        match self {
+            Self::Event {
+                source: CodecError::UnknownSchema(schema_id),
+                ..
+            } => Some(*schema_id),
+            _ => None,
+        }
+    }
 }
 
 /// An aggregate as far as it was loaded.
@@ -172,8 +196,14 @@ async fn replay<A: Aggregate>(
                 sequence: row.sequence,
                 source,
             })?;
-        let entry = loaded.entry(row.aggregate_id).or_default();
-        entry.state.evolve(&event);
+        let entry = loaded.entry(row.aggregate_id.clone()).or_default();
+        catch_unwind(AssertUnwindSafe(|| entry.state.evolve(&event))).map_err(|_| {
+            LoadError::Evolve {
+                aggregate: aggregate_type,
+                id: row.aggregate_id,
+                sequence: row.sequence,
+            }
+        })?;
         entry.version = row.sequence;
     }
     Ok(())
@@ -228,12 +258,12 @@ pub(crate) async fn save_snapshots(
     connection: &mut PgConnection,
     aggregate_type: &str,
     shape: i32,
-    snapshots: &[(String, i64, serde_json::Value)],
+    snapshots: &[(String, i64, String)],
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO millrace.snapshots AS s (aggregate_type, aggregate_id, sequence, shape, state)
-         SELECT $1, n.id, n.sequence, $2, n.state
-         FROM unnest($3::text[], $4::bigint[], $5::jsonb[]) AS n (id, sequence, state)
+         SELECT $1, n.id, n.sequence, $2, n.state::json
+         FROM unnest($3::text[], $4::bigint[], $5::text[]) AS n (id, sequence, state)
          ORDER BY n.id
          ON CONFLICT (aggregate_type, aggregate_id)
          DO UPDATE SET sequence = excluded.sequence, shape = excluded.shape, state = excluded.state
@@ -248,7 +278,12 @@ pub(crate) async fn save_snapshots(
             .collect::<Vec<_>>(),
     )
     .bind(snapshots.iter().map(|one| one.1).collect::<Vec<_>>())
-    .bind(snapshots.iter().map(|one| &one.2).collect::<Vec<_>>())
+    .bind(
+        snapshots
+            .iter()
+            .map(|one| one.2.as_str())
+            .collect::<Vec<_>>(),
+    )
     .execute(connection)
     .await?;
     Ok(())

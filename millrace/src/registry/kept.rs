@@ -91,6 +91,25 @@ impl Registry {
         Ok(Some(registered))
     }
 
+    /// Makes every schema of the journal known for decoding: older versions, and those of a newer producer.
+    pub(super) async fn read_kept(&self) -> Result<(), RegistryError> {
+        let Some(journal) = &self.journal else {
+            return Ok(());
+        };
+        let rows: Result<Vec<(i32, String)>, _> =
+            sqlx::query_as("SELECT DISTINCT ON (id) id, json FROM millrace.schemas ORDER BY id")
+                .fetch_all(journal)
+                .await;
+        for (id, json) in self.if_there(rows)?.unwrap_or_default() {
+            let added = self.codec.add_reader(id as u32, &json);
+            added.map_err(|error| RegistryError::Refused {
+                subject: format!("schema id {id}"),
+                reason: error.to_string(),
+            })?;
+        }
+        Ok(())
+    }
+
     /// The schema of an id, where the journal knows it.
     pub(super) async fn kept(&self, id: u32) -> Result<Option<String>, RegistryError> {
         let Some(journal) = &self.journal else {

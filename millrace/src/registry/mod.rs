@@ -117,6 +117,7 @@ impl Registry {
             Err(refused) => return Err(refused),
         };
         registry.codec = codec_of(&registered)?;
+        registry.read_kept().await?;
         Ok(self)
     }
 

@@ -5,6 +5,12 @@ use millrace::aggregate::{Aggregate, Context};
 use schemas::order::*;
 use serde::{Deserialize, Serialize};
 
+/// Longest id of a customer or a product, in bytes: it is a key elsewhere, and keys have limits.
+const ID_BYTES_MAX: usize = 200;
+
+/// Most that an order may cost: nine million such orders of one customer still fit a view's sum.
+const TOTAL_CENTS_MAX: i64 = 1_000_000_000_000;
+
 /// Most lines of one order.
 const LINES_MAX: usize = 1000;
 
@@ -140,9 +146,12 @@ pub enum Rejection {
         /// What is wrong.
         reason: String,
     },
-    /// More than a number holds.
-    #[error("the order's total does not fit 64 bits")]
+    /// More than is handled.
+    #[error("the order's total is above {TOTAL_CENTS_MAX} cents")]
     Total,
+    /// An id that cannot be a key.
+    #[error("{0} is longer than {ID_BYTES_MAX} bytes")]
+    LongId(&'static str),
 }
 
 /// Where an order is.
@@ -261,6 +270,7 @@ impl Order {
         if command.customer_id.is_empty() {
             return Err(Rejection::Missing("customer_id"));
         }
+        check_customer(&command.customer_id)?;
         let DraftOrder {
             customer_id,
             currency,
@@ -306,6 +316,7 @@ impl Order {
         };
         let customer = drafted.map(|draft| draft.customer_id.as_str());
         let customer_id = settled("customer_id", command.customer_id, customer)?;
+        check_customer(&customer_id)?;
         let drafted_currency = drafted.map(|draft| draft.currency.as_str());
         let currency = settled("currency", command.currency, drafted_currency)?;
         check_currency(&currency)?;
@@ -359,6 +370,13 @@ fn settled(
     }
 }
 
+fn check_customer(customer_id: &str) -> Result<(), Rejection> {
+    if customer_id.len() > ID_BYTES_MAX {
+        return Err(Rejection::LongId("customer_id"));
+    }
+    Ok(())
+}
+
 fn check_currency(currency: &str) -> Result<(), Rejection> {
     if currency.len() == 3 && currency.bytes().all(|byte| byte.is_ascii_uppercase()) {
         Ok(())
@@ -381,6 +399,9 @@ fn check_lines(lines: &[OrderLine]) -> Result<(), Rejection> {
         if line.product_id.is_empty() {
             return Err(wrong("product_id is empty".to_owned()));
         }
+        if line.product_id.len() > ID_BYTES_MAX {
+            return Err(Rejection::LongId("product_id"));
+        }
         if line.quantity <= 0 {
             return Err(wrong(format!(
                 "quantity is {}, must be at least 1",
@@ -395,6 +416,7 @@ fn check_lines(lines: &[OrderLine]) -> Result<(), Rejection> {
         }
         total = total
             .checked_add(line.total_cents)
+            .filter(|total| *total <= TOTAL_CENTS_MAX)
             .ok_or(Rejection::Total)?;
     }
     Ok(())
@@ -506,10 +528,24 @@ mod tests {
     }
 
     #[test]
-    fn a_total_beyond_64_bits_is_rejected() {
+    fn a_total_that_sums_cannot_hold_is_rejected() {
         given::<Order>([])
             .when(place(vec![line(1, i64::MAX), line(1, 1)]))
             .then_rejected(Rejection::Total);
+        given::<Order>([])
+            .when(place(vec![line(1, TOTAL_CENTS_MAX), line(1, 1)]))
+            .then_rejected(Rejection::Total);
+    }
+
+    #[test]
+    fn an_id_that_is_too_long_for_a_key_is_rejected() {
+        let long = PlaceOrder {
+            customer_id: Some("c".repeat(201)),
+            ..place(vec![line(1, 5)])
+        };
+        given::<Order>([])
+            .when(long)
+            .then_rejected(Rejection::LongId("customer_id"));
     }
 
     #[test]
