@@ -1,11 +1,16 @@
 //! Large events: what crosses the wire at once, and what no topic takes.
 
 use anyhow::Result;
+use millrace::log::client;
 use millrace::position::JournalPosition;
 use millrace::relay::gate::GateRule;
 use millrace::relay::read::{self, BatchLimits, ROWS, Reader};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+};
+use rdkafka::client::DefaultClientContext;
 
-use super::Rig;
+use super::{PARTITIONS, Rig};
 
 const LIMITS: BatchLimits = BatchLimits {
     events_max: 5000,
@@ -83,5 +88,84 @@ async fn after_a_read_that_took_too_long_batches_begin_small_and_grow() -> Resul
         sizes.push(reader.next().await?.events.len());
     }
     assert_eq!(sizes, [6, 12, 24, 49, 99, 10]);
+    Ok(())
+}
+
+/// The rig's topic, made before the relay makes it, taking only small batches.
+async fn narrow_topic(rig: &Rig) -> Result<AdminClient<DefaultClientContext>> {
+    let admin = client::admin(&rig.kafka)?;
+    let topic = rig.topic();
+    let new = NewTopic::new(&topic, PARTITIONS, TopicReplication::Fixed(1))
+        .set("max.message.bytes", "20000");
+    for result in admin.create_topics([&new], &AdminOptions::new()).await? {
+        result.map_err(|(name, code)| anyhow::anyhow!("{name}: {code}"))?;
+    }
+    Ok(admin)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_the_broker_does_not_take_stops_the_relay_with_its_name_until_it_does()
+-> Result<()> {
+    let rig = Rig::new("refused").await?;
+    let admin = narrow_topic(&rig).await?;
+    rig.append(&[("big", 1), ("big", 2), ("a", 1)]).await?;
+    rig.inflate("big", 100_000).await?;
+    rig.inflate("a", 1_000).await?;
+    let mut relay = rig.start();
+    let reason = relay.until_stopped().await?;
+    assert!(reason.contains("aggregate big, 100005 bytes"), "{reason}");
+    assert!(reason.contains("max.message.bytes"), "{reason}");
+    let big = rig.journal_events().await?;
+    assert!(
+        big.iter()
+            .any(|event| event.aggregate_id == "big" && reason.contains(&event.event_id)),
+        "{reason}"
+    );
+    assert!(relay.stop().await?.is_err());
+    assert!(rig.topic_events(&rig.topic())?.is_empty());
+
+    let topic = rig.topic();
+    let raised =
+        AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("max.message.bytes", "1048588");
+    for result in admin.alter_configs([&raised], &AdminOptions::new()).await? {
+        result.map_err(|(_, code)| anyhow::anyhow!("{code}"))?;
+    }
+    let mut relay = rig.start();
+    relay.until_published(&rig).await?;
+    assert_eq!(rig.assert_published().await?, 3);
+    relay.stop().await??;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_the_client_does_not_take_stops_the_relay_too() -> Result<()> {
+    let mut rig = Rig::new("client").await?;
+    rig.kafka.kafka_properties = "message.max.bytes=20000"
+        .parse()
+        .map_err(anyhow::Error::msg)?;
+    rig.append(&[("a", 1), ("big", 1)]).await?;
+    rig.inflate("big", 100_000).await?;
+    let mut relay = rig.start();
+    let reason = relay.until_stopped().await?;
+    assert!(reason.contains("aggregate big, 100005 bytes"), "{reason}");
+    assert!(relay.stop().await?.is_err());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_event_that_can_be_configured_is_published() -> Result<()> {
+    let rig = Rig::new("largest").await?;
+    rig.append(&[("big", 1), ("big", 2), ("a", 1)]).await?;
+    rig.inflate("big", 950_000).await?;
+    rig.execute(&format!(
+        "UPDATE millrace.events SET headers = jsonb_build_object('correlationid', repeat('c', 60000)) \
+         WHERE aggregate_type = '{}'",
+        rig.aggregate
+    ))
+    .await?;
+    let mut relay = rig.start();
+    relay.until_published(&rig).await?;
+    assert_eq!(rig.assert_published().await?, 3);
+    relay.stop().await??;
     Ok(())
 }
