@@ -180,6 +180,11 @@ impl Lease {
         self.renewals.abort();
     }
 
+    /// The task that renews; once it was aborted, the lease is lost when it expires.
+    pub(crate) fn renewals(&self) -> tokio::task::AbortHandle {
+        self.renewals.abort_handle()
+    }
+
     /// Frees the lease, so that the next holder need not wait for its expiry.
     pub async fn release(self) -> Result<(), LeaseError> {
         self.renewals.abort();

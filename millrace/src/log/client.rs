@@ -57,6 +57,8 @@ pub fn transactional_producer(config: &KafkaConfig, transactional_id: &str) -> C
         .set("linger.ms", "0")
         .set("batch.num.messages", "10000")
         .set("batch.size", "1000000")
+        // The broker's default; the client's own, 1000000, leaves a large event little room for its headers.
+        .set("message.max.bytes", "1048588")
         .set("queue.buffering.max.messages", "200000")
         .set("compression.type", "zstd");
     with_properties(client, config)

@@ -71,7 +71,10 @@ pub async fn ensure(config: &KafkaConfig, topics: &[Topic]) -> Result<(), TopicE
         .iter()
         .map(|topic| new_topic(config, topic))
         .collect();
-    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
+    // Without the first, a client that reaches no broker waits a minute.
+    let options = AdminOptions::new()
+        .request_timeout(Some(Duration::from_secs(10)))
+        .operation_timeout(Some(Duration::from_secs(10)));
     for result in admin.create_topics(&new, &options).await.map_err(kafka)? {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}

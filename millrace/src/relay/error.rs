@@ -122,6 +122,20 @@ pub enum RelayError {
         /// Aggregate type.
         aggregate_type: String,
     },
+    /// Kafka refuses an event for its size, and always will; what follows it may not overtake it.
+    #[error(
+        "topic {topic} does not take event {event_id} of aggregate {aggregate_id}, {bytes} bytes of payload: raise max.message.bytes of that topic above the event's size and 1000000, and message.max.bytes in KAFKA_PROPERTIES where the event is above 1 MB, then restart the relay; until then nothing is published"
+    )]
+    EventTooLarge {
+        /// The event's topic.
+        topic: String,
+        /// The record's key.
+        aggregate_id: String,
+        /// Which event; the largest of those that were refused together.
+        event_id: Uuid,
+        /// Size of its payload.
+        bytes: usize,
+    },
 }
 
 impl RelayError {
@@ -134,6 +148,7 @@ impl RelayError {
                 | Self::PositionUnreadable { .. }
                 | Self::Sequence { .. }
                 | Self::SchemaUnknown { .. }
+                | Self::EventTooLarge { .. }
         )
     }
 }

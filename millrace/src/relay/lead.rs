@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use sqlx::postgres::PgConnection;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{JournalConfig, KafkaConfig};
 use crate::event::events_topic;
-use crate::lease::{self, Attempt, Lease};
+use crate::lease::{self, Attempt};
 use crate::log::topics::{self, Kind, Topic};
 use crate::position::JournalPosition;
 use crate::relay::feed::Feed;
@@ -21,6 +21,7 @@ use crate::relay::publish::Publisher;
 use crate::relay::read::{self, Batch, Reader};
 use crate::relay::seat::{self, JournalIdentity};
 use crate::relay::status::Rate;
+use crate::relay::tenure::{self, Tenure};
 use crate::relay::{RelayConfig, RelayError, RelayRole, RelayStatus};
 
 /// Pause between two tries to get the lease.
@@ -53,64 +54,86 @@ struct Seat {
 impl Leader {
     /// Leads or stands by until shutdown, or until it must stop.
     pub(super) fn lead(self) -> Result<(), RelayError> {
-        let mut held: Option<Lease> = None;
+        let mut held: Option<Tenure> = None;
         let mut pause = Duration::from_millis(50);
+        let mut read_timed_out = false;
         let result = loop {
             if self.shutdown.is_cancelled() {
                 break Ok(());
             }
             let published = self.status.borrow().published;
-            match self.term(&mut held) {
+            match self.term(&mut held, read_timed_out) {
                 Ok(()) => break Ok(()),
                 Err(error) if error.stops() => break Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "the relay starts over");
                     self.status
                         .send_modify(|status| status.error = Some(error.to_string()));
+                    read_timed_out = matches!(error, RelayError::PostgresTimeout(_));
                     if self.status.borrow().published > published {
                         pause = Duration::from_millis(50);
                     }
-                    self.sleep(pause);
+                    match held.take_if(|tenure| tenure.is_exhausted()) {
+                        Some(tenure) => self.give_up(tenure),
+                        None => self.sleep(pause),
+                    }
                     pause = (pause * 2).min(RETRY_PAUSE_MAX);
                 }
             }
         };
-        if let Some(lease) = held
-            && let Err(error) = self.runtime.block_on(lease.release())
-        {
-            tracing::warn!(%error, "the lease was not released, it expires by itself");
+        if let Some(tenure) = held {
+            self.release(tenure);
         }
         result
     }
 
+    /// Frees the lease and leaves it to others for a while.
+    fn give_up(&self, tenure: Tenure) {
+        tracing::warn!("the relay gets nowhere, it frees the lease for another to try");
+        self.release(tenure);
+        self.status
+            .send_modify(|status| status.role = RelayRole::StandingBy);
+        self.sleep(tenure::pause_after_giving_up(STANDBY_PAUSE));
+    }
+
+    fn release(&self, tenure: Tenure) {
+        if let Err(error) = self.runtime.block_on(tenure.end().release()) {
+            tracing::warn!(%error, "the lease was not released, it expires by itself");
+        }
+    }
+
     /// One term: lease, producer, position, then batches. Ends well only at shutdown.
-    fn term(&self, held: &mut Option<Lease>) -> Result<(), RelayError> {
+    fn term(&self, held: &mut Option<Tenure>, read_timed_out: bool) -> Result<(), RelayError> {
         // Whatever ended the last term: a producer is built only by who holds the lease, because building it
         // fences the present leader.
-        if held.as_ref().is_some_and(|lease| !lease.is_held()) {
+        if held.as_ref().is_some_and(|tenure| !tenure.lease.is_held()) {
             *held = None;
         }
-        let lease = match held {
-            Some(lease) => lease,
+        let tenure = match held {
+            Some(tenure) => tenure,
             None => match self.stand_by()? {
-                Some(lease) => held.insert(lease),
+                Some(tenure) => held.insert(tenure),
                 None => return Ok(()),
             },
         };
         crash_point!("relay.after-lease");
-        let seat = self.take_seat(lease)?;
-        self.publish(seat, lease)
+        let mut seat = self.take_seat(tenure)?;
+        if read_timed_out {
+            seat.reader = seat.reader.careful();
+        }
+        self.publish(seat, tenure)
     }
 
     /// Asks for the lease until it is held; nothing at shutdown.
-    fn stand_by(&self) -> Result<Option<Lease>, RelayError> {
+    fn stand_by(&self) -> Result<Option<Tenure>, RelayError> {
         let options = read::session(self.journal.database_url.expose(), "millrace-relay-lease")?;
         let spec = self.config.lease();
         while !self.shutdown.is_cancelled() {
             match self.runtime.block_on(lease::try_acquire(&options, &spec))? {
                 Attempt::Held(lease) => {
                     tracing::info!(epoch = lease.epoch(), "the relay holds the lease");
-                    return Ok(Some(lease));
+                    let _runtime = self.runtime.enter();
+                    return Ok(Some(Tenure::begin(lease, spec.ttl)));
                 }
                 Attempt::Taken(holder) => {
                     self.status.send_modify(|status| {
@@ -126,23 +149,27 @@ impl Leader {
     }
 
     /// Fences the predecessor, reads what it published, and checks that against the journal.
-    fn take_seat(&self, lease: &Lease) -> Result<Seat, RelayError> {
+    fn take_seat(&self, tenure: &Tenure) -> Result<Seat, RelayError> {
         let mut connection = self
             .runtime
             .block_on(read::connect(self.journal.database_url.expose()))?;
+        tenure.step();
         let topics = self.topics(&mut connection)?;
         let wanted: Vec<Topic> = topics.iter().map(|name| self.topic(name)).collect();
         self.runtime
             .block_on(topics::ensure(&self.kafka, &wanted))?;
-        if !lease.is_held() {
+        tenure.step();
+        if !tenure.lease.is_held() {
             return Err(RelayError::LeaseLost);
         }
         let publisher = Publisher::start(&self.kafka, self.config.publisher())?;
         crash_point!("relay.after-init");
+        tenure.step();
         let position = position::read_latest(&self.kafka, &self.config.relay_position_topic)?;
         if position.is_none() {
             self.refuse_published_events(&topics)?;
         }
+        tenure.step();
         let verified = seat::verify(&mut connection, position.as_ref());
         let identity = self.runtime.block_on(read::answer(verified))?;
         let cursor = position
@@ -199,7 +226,7 @@ impl Leader {
     }
 
     /// Publishes batch by batch until shutdown or an error.
-    fn publish(&self, seat: Seat, lease: &Lease) -> Result<(), RelayError> {
+    fn publish(&self, seat: Seat, tenure: &Tenure) -> Result<(), RelayError> {
         let Seat {
             mut publisher,
             reader,
@@ -226,27 +253,36 @@ impl Leader {
         };
         // Ends by itself when `incoming` is dropped.
         self.runtime.spawn(feed.run());
+        let ttl = self.config.lease().ttl;
         let mut rate = Rate::start();
+        let mut idle_since: Option<Instant> = None;
         loop {
-            let batch = match self.runtime.block_on(self.next(&mut incoming, lease)) {
+            tenure.step();
+            let batch = match self.runtime.block_on(self.next(&mut incoming, tenure)) {
                 Next::Batch(batch) => batch?,
                 Next::Idle => {
                     publisher.idle()?;
                     self.count(&mut rate, 0);
+                    if idle_since.get_or_insert_with(Instant::now).elapsed() >= ttl {
+                        tenure.progress();
+                    }
                     continue;
                 }
                 Next::LeaseLost => return Err(RelayError::LeaseLost),
                 Next::Shutdown => return Ok(()),
             };
+            idle_since = None;
             self.ensure_topics(&mut topics, &batch)?;
+            tenure.step();
             let record = record(&identity, &batch);
             publisher.stage(&batch.events, &record)?;
             // The last look before the commit. A successor cannot have been seated before the lease ran out, and
             // one that was seated since has fenced this commit.
-            if !lease.is_held() {
+            if !tenure.lease.is_held() {
                 return Err(RelayError::LeaseLost);
             }
             publisher.commit(&record)?;
+            tenure.progress();
             published.notify_one();
             self.note(record.cursor(), batch.events.len() as u64);
             self.count(&mut rate, batch.events.len() as u64);
@@ -256,12 +292,12 @@ impl Leader {
     async fn next(
         &self,
         incoming: &mut mpsc::Receiver<Result<Batch, RelayError>>,
-        lease: &Lease,
+        tenure: &Tenure,
     ) -> Next {
         tokio::select! {
             biased;
             () = self.shutdown.cancelled() => Next::Shutdown,
-            () = lease.lost() => Next::LeaseLost,
+            () = tenure.lease.lost() => Next::LeaseLost,
             batch = incoming.recv() => match batch {
                 Some(batch) => Next::Batch(batch),
                 None => Next::Batch(Err(RelayError::Thread("the reader ended without a word".to_owned()))),

@@ -27,6 +27,7 @@ mod error;
 mod feed;
 mod lead;
 mod sequence;
+mod tenure;
 mod watchdog;
 
 pub mod gate;

@@ -92,7 +92,7 @@ pub fn read_latest(
     let mut step = FIRST_STEP;
     loop {
         let start = end.saturating_sub(step).max(low);
-        if let Some(record) = last_from(&consumer, topic, start)? {
+        if let Some(record) = last_from(&consumer, topic, start, end)? {
             return Ok(Some(record));
         }
         if start == low {
@@ -102,11 +102,12 @@ pub fn read_latest(
     }
 }
 
-/// The last record at or after `start`, read to the topic's end.
+/// The last record at or after `start`, read to `end`, the high watermark.
 fn last_from(
     consumer: &BaseConsumer,
     topic: &str,
     start: i64,
+    end: i64,
 ) -> Result<Option<PositionRecord>, RelayError> {
     let unread = |reason: String| RelayError::PositionUnread {
         topic: topic.to_owned(),
@@ -129,7 +130,10 @@ fn last_from(
                     reason: error.to_string(),
                 }));
             }
-            Some(Err(KafkaError::PartitionEOF(_))) => return last.transpose(),
+            Some(Err(KafkaError::PartitionEOF(_))) => {
+                proven_end(consumer, topic, 0, start, end)?;
+                return last.transpose();
+            }
             Some(Err(error)) => return Err(unread(error.to_string())),
             None if Instant::now() > deadline => {
                 return Err(unread(format!("no end after {} s", READ_TIMEOUT.as_secs())));
@@ -137,6 +141,47 @@ fn last_from(
             None => {}
         }
     }
+}
+
+/// Refuses an end that came too early.
+///
+/// The client reports an end where the broker that answered has no more. Schedule that breaks a reader which
+/// believes it: a replica that lags becomes leader between the look at the watermarks and the fetch; its end lies
+/// before the newest position; an older one is taken, and what was published since is published twice. The last
+/// record before the watermark is a commit or abort marker, which moves the client's position like any other.
+fn proven_end(
+    consumer: &BaseConsumer,
+    topic: &str,
+    partition: i32,
+    start: i64,
+    end: i64,
+) -> Result<(), RelayError> {
+    let unread = |reason: String| RelayError::PositionUnread {
+        topic: topic.to_owned(),
+        reason,
+    };
+    let positions = consumer
+        .position()
+        .map_err(|error| unread(error.to_string()))?;
+    let position = positions
+        .find_partition(topic, partition)
+        .map_or(Offset::Invalid, |found| found.offset());
+    match short_of(position, start, end) {
+        Some(reached) => Err(unread(format!(
+            "partition {partition} was said to end at offset {reached}, but its high watermark was {end}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Where a read that began at `start` stood, if that is before `end`.
+fn short_of(position: Offset, start: i64, end: i64) -> Option<i64> {
+    let reached = match position {
+        Offset::Offset(next) => next,
+        // Nothing was read.
+        _ => start,
+    };
+    (reached < end).then_some(reached)
 }
 
 /// The first of these topics that holds a committed event, or held one before it was removed.
@@ -166,7 +211,7 @@ pub fn first_not_empty(
             let (low, end) = consumer
                 .fetch_watermarks(topic, partition, READ_TIMEOUT)
                 .map_err(kafka)?;
-            if low > 0 || (end > 0 && holds_committed(&consumer, topic, partition)?) {
+            if low > 0 || (end > 0 && holds_committed(&consumer, topic, partition, end)?) {
                 return Ok(Some(topic.clone()));
             }
         }
@@ -174,11 +219,12 @@ pub fn first_not_empty(
     Ok(None)
 }
 
-/// Reads a partition from its start to the first committed record or to its end.
+/// Reads a partition from its start to the first committed record or to `end`.
 fn holds_committed(
     consumer: &BaseConsumer,
     topic: &str,
     partition: i32,
+    end: i64,
 ) -> Result<bool, RelayError> {
     let kafka = |source| RelayError::Kafka {
         doing: "looking for a committed event",
@@ -193,7 +239,10 @@ fn holds_committed(
     loop {
         match consumer.poll(Duration::from_millis(100)) {
             Some(Ok(_)) => return Ok(true),
-            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(false),
+            Some(Err(KafkaError::PartitionEOF(_))) => {
+                proven_end(consumer, topic, partition, 0, end)?;
+                return Ok(false);
+            }
             Some(Err(error)) => return Err(kafka(error)),
             None if Instant::now() > deadline => {
                 return Err(RelayError::PositionUnread {
@@ -206,5 +255,19 @@ fn holds_committed(
             }
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_before_the_high_watermark_is_seen() {
+        assert_eq!(short_of(Offset::Offset(41), 0, 42), Some(41));
+        assert_eq!(short_of(Offset::Invalid, 7, 42), Some(7));
+        assert_eq!(short_of(Offset::Offset(42), 0, 42), None);
+        assert_eq!(short_of(Offset::Offset(43), 0, 42), None);
+        assert_eq!(short_of(Offset::Invalid, 42, 42), None);
     }
 }

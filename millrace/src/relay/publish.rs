@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientContext;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use serde::Deserialize;
 use uuid::Uuid;
@@ -30,7 +30,39 @@ use crate::relay::watchdog::Watchdog;
 struct Deliveries {
     failed: AtomicU64,
     first: Mutex<Option<String>>,
+    too_large: Mutex<Option<TooLarge>>,
     fatal: AtomicBool,
+}
+
+/// The largest event of a batch that the broker refused for its size.
+struct TooLarge {
+    topic: String,
+    aggregate_id: String,
+    event_id: Uuid,
+    bytes: usize,
+}
+
+impl Deliveries {
+    /// The broker refuses whole batches; the event to look at is the largest.
+    fn refused_for_size(&self, record: &BorrowedMessage<'_>) {
+        let bytes = record.payload_len();
+        let Ok((_, metadata)) = headers::read(record) else {
+            return; // A position record: it has no headers and is never large.
+        };
+        let mut largest = self
+            .too_large
+            .lock()
+            .expect("no thread panics while it holds this");
+        if largest.as_ref().is_none_or(|largest| largest.bytes < bytes) {
+            *largest = Some(TooLarge {
+                topic: record.topic().to_owned(),
+                aggregate_id: String::from_utf8_lossy(record.key().unwrap_or_default())
+                    .into_owned(),
+                event_id: metadata.event_id,
+                bytes,
+            });
+        }
+    }
 }
 
 impl ClientContext for Deliveries {
@@ -46,7 +78,10 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, _)) = result {
+        if let Err((error, record)) = result {
+            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
+                self.refused_for_size(record);
+            }
             self.failed.fetch_add(1, Ordering::AcqRel);
             let mut first = self
                 .first
@@ -186,6 +221,19 @@ impl Publisher {
         if failed == 0 {
             return Ok(());
         }
+        let too_large = context
+            .too_large
+            .lock()
+            .expect("no thread panics while it holds this")
+            .take();
+        if let Some(event) = too_large {
+            return Err(RelayError::EventTooLarge {
+                topic: event.topic,
+                aggregate_id: event.aggregate_id,
+                event_id: event.event_id,
+                bytes: event.bytes,
+            });
+        }
         let first = context
             .first
             .lock()
@@ -208,12 +256,24 @@ impl Publisher {
 
     fn send_event(&mut self, event: &JournalEvent, journal: Uuid) -> Result<(), RelayError> {
         let headers = self.text.headers(event, journal);
-        self.send(
+        let sent = self.send(
             BaseRecord::to(&event.kind.topic)
                 .key(event.aggregate_id.as_bytes())
                 .payload(event.payload.as_slice())
                 .headers(headers),
-        )
+        );
+        match sent {
+            Err(RelayError::Kafka {
+                source: KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge),
+                ..
+            }) => Err(RelayError::EventTooLarge {
+                topic: event.kind.topic.clone(),
+                aggregate_id: event.aggregate_id.clone(),
+                event_id: event.event_id,
+                bytes: event.payload.len(),
+            }),
+            other => other,
+        }
     }
 
     /// Hands one record to the client; while its queue is full, waits for deliveries.

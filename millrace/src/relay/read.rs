@@ -21,6 +21,10 @@ use crate::relay::sequence::Sequences;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Rows of the first batch, before the size of an event is known.
 const FIRST_BATCH: i64 = 512;
+/// Rows of the first batch after a read that took too long.
+const CAREFUL_BATCH: i64 = 16;
+/// Part of the usual bytes that such a first batch may have; it doubles with each batch.
+const CAREFUL_PART: usize = 16;
 
 /// How much to read at once.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +87,8 @@ pub struct Reader {
     rule: GateRule,
     limits: BatchLimits,
     next_limit: i64,
+    /// Bytes of the next batch; at most those of `limits`.
+    next_bytes: usize,
     kinds: Kinds,
     sequences: Sequences,
 }
@@ -109,17 +115,31 @@ pub async fn connect(database_url: &str) -> Result<PgConnection, RelayError> {
     answer(async { Ok(options.connect().await?) }).await
 }
 
-/// The statement that reads rows; public so that a test can look at its plan.
+/// The statement that reads rows; public so that a test can look at its plan and its result.
 ///
 /// Its columns are qualified throughout: `ORDER BY xid` alone would sort by the TEXT of an output column of that
 /// name, and lose rows where the number of digits grows.
+///
+/// `$6` bounds the rows, `$7` the bytes: rows end with the first that goes beyond. Rows alone are no bound, 5,000
+/// events may be 4.5 GB. The lengths cost little: that of a payload stored out of line is known without reading it.
 pub const ROWS: &str = "
-SELECT e.generation, e.xid::text::bigint, e.position, e.aggregate_type, e.aggregate_id, e.sequence, e.event_id,
-       e.event_type, e.schema_id, e.payload, nullif(e.headers::text, '{}'), e.occurred_at
-FROM millrace.events AS e
-WHERE (e.generation, e.xid, e.position) > ($1, ($2::bigint)::text::xid8, $3)
-  AND (e.generation, e.xid) < ($4, ($5::bigint)::text::xid8)
-ORDER BY e.generation, e.xid, e.position LIMIT $6";
+SELECT b.generation, b.xid::text::bigint, b.position, b.aggregate_type, b.aggregate_id, b.sequence, b.event_id,
+       b.event_type, b.schema_id, b.payload, nullif(b.headers::text, '{}'), b.occurred_at
+FROM (
+    SELECT l.*, sum(octet_length(l.payload)) OVER (
+               ORDER BY l.generation, l.xid, l.position ROWS UNBOUNDED PRECEDING
+           ) - octet_length(l.payload) AS bytes_before
+    FROM (
+        SELECT e.generation, e.xid, e.position, e.aggregate_type, e.aggregate_id, e.sequence, e.event_id,
+               e.event_type, e.schema_id, e.payload, e.headers, e.occurred_at
+        FROM millrace.events AS e
+        WHERE (e.generation, e.xid, e.position) > ($1, ($2::bigint)::text::xid8, $3)
+          AND (e.generation, e.xid) < ($4, ($5::bigint)::text::xid8)
+        ORDER BY e.generation, e.xid, e.position LIMIT $6
+    ) AS l
+) AS b
+WHERE b.bytes_before <= $7
+ORDER BY b.generation, b.xid, b.position";
 
 impl Reader {
     /// Reads on after `cursor`; every aggregate's sequence is checked from there.
@@ -135,9 +155,19 @@ impl Reader {
             rule,
             limits,
             next_limit: FIRST_BATCH.min(i64::from(limits.events_max)).max(1),
+            next_bytes: limits.bytes_max,
             kinds: Kinds::default(),
             sequences: Sequences::default(),
         }
+    }
+
+    /// Begins with a small batch: for the reader after one whose read took too long, which would only take too
+    /// long again. Batches grow from there.
+    #[must_use]
+    pub fn careful(mut self) -> Self {
+        self.next_limit = self.next_limit.min(CAREFUL_BATCH);
+        self.next_bytes = (self.limits.bytes_max / CAREFUL_PART).max(1);
+        self
     }
 
     /// Key of the last row that was read.
@@ -174,7 +204,7 @@ impl Reader {
 
     /// Rows after the cursor up to the limits; the second value says whether a limit was met.
     async fn rows(&mut self, gate: &Gate) -> Result<(Vec<PgRow>, bool), RelayError> {
-        let asked = self.next_limit;
+        let (asked, bytes_max) = (self.next_limit, self.next_bytes);
         let mut stream = sqlx::query(ROWS)
             .bind(self.cursor.generation)
             .bind(self.cursor.xid)
@@ -182,15 +212,15 @@ impl Reader {
             .bind(gate.generation)
             .bind(gate.below)
             .bind(asked)
+            .bind(i64::try_from(bytes_max).unwrap_or(i64::MAX))
             .fetch(&mut self.connection);
         let mut rows: Vec<PgRow> = Vec::with_capacity(asked as usize);
         let (mut bytes, mut received, mut cut) = (0_usize, 0_i64, false);
         while let Some(row) = stream.try_next().await? {
             received += 1;
             let size = row.try_get::<&[u8], _>(9)?.len();
-            // Rows beyond the limit still arrive, and are dropped: memory stays bounded. All of them from the
-            // first on, or the cursor would pass one that was not kept.
-            cut = cut || (!rows.is_empty() && bytes + size > self.limits.bytes_max);
+            // The last row may go beyond the limit: it shows that there is more, and is read again.
+            cut = cut || (!rows.is_empty() && bytes + size > bytes_max);
             if !cut {
                 bytes += size;
                 rows.push(row);
@@ -199,8 +229,9 @@ impl Reader {
         drop(stream);
         let full = received == asked || cut;
         if !rows.is_empty() {
+            self.next_bytes = bytes_max.saturating_mul(2).min(self.limits.bytes_max);
             let average = (bytes / rows.len()).max(1);
-            let fitting = i64::try_from(self.limits.bytes_max / average).unwrap_or(i64::MAX);
+            let fitting = i64::try_from(self.next_bytes / average).unwrap_or(i64::MAX);
             self.next_limit = fitting.clamp(1, i64::from(self.limits.events_max));
         }
         Ok((rows, full))

@@ -280,7 +280,8 @@ async fn rows_of_several_partitions_are_merged_from_their_indexes_and_never_sort
             .replace("$3", "0")
             .replace("$4", "1")
             .replace("$5", "700")
-            .replace("$6", "5000");
+            .replace("$6", "5000")
+            .replace("$7", "16777216");
         let sql = format!("EXPLAIN (COSTS OFF) {literal}");
         let plan: Vec<String> = connection
             .fetch_all(sqlx::AssertSqlSafe(sql))

@@ -1,6 +1,7 @@
 //! The relay on a real broker and a real Postgres: nothing lost, nothing twice, in order, one at a time.
 
 mod gate;
+mod large;
 mod publish;
 mod restored;
 mod speed;
@@ -106,6 +107,21 @@ impl Rig {
     /// Appends in a transaction of its own.
     async fn append(&self, events: &[(&str, i64)]) -> Result<()> {
         append(&mut self.connect().await?, &self.aggregate, events).await
+    }
+
+    /// Gives every event of an aggregate a payload of about this size that does not compress.
+    async fn inflate(&self, aggregate_id: &str, bytes: usize) -> Result<()> {
+        let mut connection = self.connect().await?;
+        sqlx::query(
+            "UPDATE millrace.events SET payload = '\\x0000000007'::bytea || (
+                SELECT string_agg(uuid_send(gen_random_uuid()), ''::bytea) FROM generate_series(1, $2 / 16)
+             ) WHERE aggregate_id = $1",
+        )
+        .bind(aggregate_id)
+        .bind(i32::try_from(bytes)?)
+        .execute(&mut connection)
+        .await?;
+        Ok(())
     }
 
     fn topic(&self) -> String {

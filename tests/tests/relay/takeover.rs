@@ -171,6 +171,46 @@ async fn of_two_relays_one_publishes_and_the_other_follows_when_it_ends() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_reaches_the_journal_but_not_kafka_leaves_the_lead_to_one_that_does()
+-> Result<()> {
+    let mut rig = Rig::new("unreachable").await?;
+    rig.append(&[("a", 1), ("b", 1)]).await?;
+    let bootstrap = rig.kafka.kafka_bootstrap.clone();
+    // Nothing listens on port 1.
+    rig.kafka.kafka_bootstrap = "127.0.0.1:1".to_owned();
+    let cut_off = rig.start();
+    let mut connection = rig.connect().await?;
+    let deadline = Instant::now() + super::DEADLINE;
+    loop {
+        let leads: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM millrace.leases)")
+            .fetch_one(&mut connection)
+            .await?;
+        if leads {
+            break;
+        }
+        assert!(Instant::now() < deadline, "nobody took the lease");
+    }
+    rig.kafka.kafka_bootstrap = bootstrap;
+    let mut healthy = rig.start();
+    healthy
+        .until("standing by", |status| status.role == RelayRole::StandingBy)
+        .await?;
+    let waits_since = Instant::now();
+    healthy.until_published(&rig).await?;
+    let took = waits_since.elapsed();
+    eprintln!("took over from a leader without kafka after {took:?}");
+    assert!(took < Duration::from_secs(25), "{took:?}");
+
+    // The lease stays where it can be used.
+    rig.append(&[("a", 2)]).await?;
+    healthy.until_published(&rig).await?;
+    assert_eq!(rig.assert_published().await?, 3);
+    cut_off.stop().await??;
+    healthy.stop().await??;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_relay_whose_sessions_are_terminated_goes_on_where_it_was() -> Result<()> {
     let rig = Rig::new("terminated").await?;
     let mut relay = rig.start();
