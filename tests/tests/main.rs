@@ -5,6 +5,9 @@
 )]
 
 mod commands;
+mod query;
+mod rebuild;
 mod relay;
 mod servers;
 mod sink;
+mod stage;
