@@ -104,7 +104,9 @@ impl Running {
         health: &Health,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
+        let reads = projections::reads(&config.views).context("VIEWS_DATABASE_URL")?;
         if let Some(done) = projections::start(config, health, shutdown.clone()).await? {
+            self.router = std::mem::take(&mut self.router).merge(reads);
             let done = tokio::spawn(async move { Ok(done.await??) });
             self.roles.push(("projections", done));
         }

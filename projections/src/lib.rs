@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use millrace::config::{KafkaConfig, RegistryConfig, ViewsConfig};
 use millrace::http::health::{Component, Health};
+use millrace::http::reads::{self, Router};
 use millrace::log::topics::{self, Kind, Topic, TopicError};
 use millrace::projection::sink::{Sink, SinkConfig, SinkError, SinkOptions};
 use millrace::projection::{Decoder, Projector, fold, sql_projection, tally};
+use millrace::query::QueryBus;
+use millrace::rebuild::{self, RebuildConfig};
 use millrace::registry::{Registry, RegistryError};
 use millrace::startup::wait_for;
 use tokio::task::JoinHandle;
@@ -24,6 +27,12 @@ pub fn projections() -> Vec<Arc<dyn Projector>> {
         tally(CustomerTotals).into(),
         sql_projection(EventLog).into(),
     ]
+}
+
+/// The routes that read the views; they answer 503 while the views' database is away.
+pub fn reads(views: &ViewsConfig) -> Result<Router, sqlx::Error> {
+    let bus = QueryBus::open(views, queries::queries(), &projections())?;
+    Ok(reads::routes(bus, &queries::ALIASES))
 }
 
 /// Settings of the projections.
@@ -95,6 +104,10 @@ pub async fn start(
         views: config.views,
         options: config.sink,
     };
+    let rebuild_config = RebuildConfig {
+        parked_max: sink_config.options.view_parked_max,
+        ..RebuildConfig::new(sink_config.kafka.clone(), sink_config.views.clone())
+    };
     let mut sinks = Vec::new();
     for projector in projections() {
         let component = health.component(&format!("view {}", projector.name()));
@@ -107,6 +120,12 @@ pub async fn start(
         sinks.push((sink, component));
     }
     starting.ready();
+    let rebuilds = tokio::spawn(rebuild::run(
+        rebuild_config,
+        projections(),
+        decoder,
+        shutdown.clone(),
+    ));
     let watched = sinks
         .into_iter()
         .map(|(sink, component)| watch(sink, component, shutdown.clone()));
@@ -121,6 +140,9 @@ pub async fn start(
                 shutdown.cancel();
                 result = result.and(ended.map_err(ProjectionsError::from));
             }
+            rebuilds
+                .await
+                .expect("the task neither panics nor is aborted");
             result
         }
     });
