@@ -21,7 +21,13 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// Paths that the projections serve; a producer alone passes them on.
-const READS: &[&str] = &["/views/{*rest}", "/events/{*rest}"];
+fn reads() -> Vec<&'static str> {
+    let aliases = projections::queries::ALIASES.iter().map(|(path, _)| *path);
+    millrace::http::reads::PATHS
+        .into_iter()
+        .chain(aliases)
+        .collect()
+}
 
 /// Where a process listens and how it ends.
 #[derive(Debug, Clone, clap::Args)]
@@ -104,10 +110,9 @@ impl Running {
         health: &Health,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let reads = projections::reads(&config.views).context("VIEWS_DATABASE_URL")?;
-        if let Some(done) = projections::start(config, health, shutdown.clone()).await? {
-            self.router = std::mem::take(&mut self.router).merge(reads);
-            let done = tokio::spawn(async move { Ok(done.await??) });
+        if let Some(started) = projections::start(config, health, shutdown.clone()).await? {
+            self.router = std::mem::take(&mut self.router).merge(started.router);
+            let done = tokio::spawn(async move { Ok(started.done.await??) });
             self.roles.push(("projections", done));
         }
         Ok(())
@@ -144,7 +149,7 @@ pub(crate) async fn producer(args: ProducerArgs) -> anyhow::Result<ExitCode> {
         let mut running = Running::default();
         running.producer(args.producer, health, shutdown).await?;
         if let Some(url) = &args.projections_url {
-            running.router = running.router.merge(forward::router(url, READS)?);
+            running.router = running.router.merge(forward::router(url, &reads())?);
         }
         Ok(running)
     })

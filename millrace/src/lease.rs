@@ -78,7 +78,7 @@ pub enum Attempt {
 #[derive(Debug)]
 pub struct Lease {
     spec: LeaseSpec,
-    options: PgConnectOptions,
+    options: Box<PgConnectOptions>,
     holder: Uuid,
     epoch: i64,
     belief: Arc<Belief>,
@@ -148,7 +148,7 @@ pub async fn try_acquire(
     }));
     Ok(Attempt::Held(Lease {
         spec: spec.clone(),
-        options: options.clone(),
+        options: Box::new(options.clone()),
         holder,
         epoch,
         belief,

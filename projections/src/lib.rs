@@ -6,9 +6,10 @@ pub mod views;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use millrace::config::{KafkaConfig, RegistryConfig, ViewsConfig};
 use millrace::http::health::{Component, Health};
-use millrace::http::reads::{self, Router};
+use millrace::http::reads;
 use millrace::log::topics::{self, Kind, Topic, TopicError};
 use millrace::projection::sink::{Sink, SinkConfig, SinkError, SinkOptions};
 use millrace::projection::{Decoder, Projector, fold, sql_projection, tally};
@@ -27,12 +28,6 @@ pub fn projections() -> Vec<Arc<dyn Projector>> {
         tally(CustomerTotals).into(),
         sql_projection(EventLog).into(),
     ]
-}
-
-/// The routes that read the views; they answer 503 while the views' database is away.
-pub fn reads(views: &ViewsConfig) -> Result<Router, sqlx::Error> {
-    let bus = QueryBus::open(views, queries::queries(), &projections())?;
-    Ok(reads::routes(bus, &queries::ALIASES))
 }
 
 /// Settings of the projections.
@@ -61,6 +56,9 @@ pub enum ProjectionsError {
     /// Kafka's topics.
     #[error(transparent)]
     Topics(#[from] TopicError),
+    /// VIEWS_DATABASE_URL cannot be read.
+    #[error("VIEWS_DATABASE_URL: {0}")]
+    Url(sqlx::Error),
     /// A sink.
     #[error(transparent)]
     Sink(#[from] SinkError),
@@ -73,17 +71,28 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), ProjectionsError> {
     match start(config, health, shutdown).await? {
-        Some(done) => done.await.expect("the task neither panics nor is aborted"),
+        Some(started) => started
+            .done
+            .await
+            .expect("the task neither panics nor is aborted"),
         None => Ok(()),
     }
 }
 
-/// The same; the handle ends after shutdown, when every sink has drained, or when one has died. `None` at shutdown.
+/// Projections that keep their views up to date, rebuild them and answer queries.
+pub struct Projections {
+    /// The queries over HTTP.
+    pub router: Router,
+    /// Ends after shutdown, when every sink has drained, or when one has died.
+    pub done: JoinHandle<Result<(), ProjectionsError>>,
+}
+
+/// The same, without waiting for the end. `None` at shutdown.
 pub async fn start(
     config: ProjectionsConfig,
     health: &Health,
     shutdown: CancellationToken,
-) -> Result<Option<JoinHandle<Result<(), ProjectionsError>>>, ProjectionsError> {
+) -> Result<Option<Projections>, ProjectionsError> {
     let starting = health.component("projections");
     let registry = wait_for(&starting, &shutdown, || {
         Registry::open(&config.registry, schemas::all(), None)
@@ -99,17 +108,20 @@ pub async fn start(
         return Ok(None);
     }
     let decoder = Decoder::of(registry);
+    let projectors = projections();
+    let bus = QueryBus::open(&config.views, queries::queries(), &projectors)
+        .map_err(ProjectionsError::Url)?;
+    let rebuilds = RebuildConfig {
+        parked_max: config.sink.view_parked_max,
+        ..RebuildConfig::new(config.kafka.clone(), config.views.clone())
+    };
     let sink_config = SinkConfig {
         kafka: config.kafka,
         views: config.views,
         options: config.sink,
     };
-    let rebuild_config = RebuildConfig {
-        parked_max: sink_config.options.view_parked_max,
-        ..RebuildConfig::new(sink_config.kafka.clone(), sink_config.views.clone())
-    };
     let mut sinks = Vec::new();
-    for projector in projections() {
+    for projector in &projectors {
         let component = health.component(&format!("view {}", projector.name()));
         let sink = wait_for(&starting, &shutdown, || {
             Sink::start(sink_config.clone(), projector.clone(), decoder.clone())
@@ -120,9 +132,9 @@ pub async fn start(
         sinks.push((sink, component));
     }
     starting.ready();
-    let rebuilds = tokio::spawn(rebuild::run(
-        rebuild_config,
-        projections(),
+    let builders = tokio::spawn(rebuild::run(
+        rebuilds,
+        projectors,
         decoder,
         shutdown.clone(),
     ));
@@ -140,13 +152,16 @@ pub async fn start(
                 shutdown.cancel();
                 result = result.and(ended.map_err(ProjectionsError::from));
             }
-            rebuilds
+            builders
                 .await
                 .expect("the task neither panics nor is aborted");
             result
         }
     });
-    Ok(Some(done))
+    Ok(Some(Projections {
+        router: reads::routes(bus, &queries::ALIASES),
+        done,
+    }))
 }
 
 /// Says how a sink is, until shutdown drains it or it dies.

@@ -11,3 +11,4 @@ mod relay;
 mod servers;
 mod sink;
 mod stage;
+mod views;

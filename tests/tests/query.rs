@@ -6,10 +6,13 @@ use anyhow::Result;
 use millrace::config::{Secret, ViewsConfig};
 use millrace::http::health::Health;
 use millrace::http::{reads, server};
+use millrace::projection::builds;
 use millrace::projection::sql::PgConnection;
 use millrace::query::{Listed, Page, Queries, Query, QueryBus, QueryError, Shape};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sqlx::Connection;
+use tests::servers::Servers;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::stage::{POISON, Stage};
@@ -217,5 +220,59 @@ async fn a_views_database_that_is_away_is_a_503_and_not_a_hang() -> Result<()> {
     assert_eq!(answer.status(), 503);
     assert!(answer.headers().contains_key("retry-after"));
     assert!(begun.elapsed() < Duration::from_secs(5));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_query_of_the_reference_system_runs_with_every_filter() -> Result<()> {
+    let views = ViewsConfig {
+        views_database_url: Secret::from(
+            Servers::shared().fresh_database("reference").await?.as_str(),
+        ),
+    };
+    let mut conn = PgConnection::connect(views.views_database_url.expose()).await?;
+    builds::migrate(&mut conn).await?;
+    for projector in projections::projections() {
+        builds::ensure(&mut conn, &*projector).await?;
+    }
+    sqlx::raw_sql(
+        "INSERT INTO event_log_b1.event_log SELECT 'order', 'o' || n, 1, gen_random_uuid(),
+             'OrderPlaced', 2, timestamptz '2026-01-01' + n * interval '1 second', 'c', NULL, '{}',
+             'order.events/0', n FROM generate_series(1, 3) n",
+    )
+    .execute(&mut conn)
+    .await?;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let stop = CancellationToken::new();
+    let routes = server::Routes::default();
+    let queries = projections::queries::queries();
+    let bus = QueryBus::open(&views, queries, &projections::projections())?;
+    routes.open(reads::routes(bus, &projections::queries::ALIASES));
+    let shutdown = stop.clone();
+    tokio::spawn(async move { server::serve(listener, &Health::default(), routes, shutdown).await });
+    let site = Site {
+        url,
+        _stop: stop.drop_guard(),
+    };
+    for path in [
+        "/views/orders?customer_id=c&status=placed",
+        "/views/customer-totals",
+    ] {
+        let (status, _, body) = site.get(path).await?;
+        assert_eq!((status, body["items"].as_array().map(Vec::len)), (200, Some(0)), "{body}");
+    }
+    for path in ["/views/orders/o", "/views/customer-totals/c"] {
+        assert_eq!(site.problem(path).await?.0, 404, "{path}");
+    }
+    let all = "/events/list?aggregate=order&type=OrderPlaced&correlation_id=c\
+               &from=2026-01-01T00:00:02Z&to=2027-01-01T00:00:00Z&limit=1";
+    let (status, _, first) = site.get(all).await?;
+    assert_eq!((status, &first["items"][0]["aggregate_id"]), (200, &"o2".into()), "{first}");
+    let next = format!("{all}&cursor={}", first["cursor"].as_str().unwrap());
+    let (_, _, last) = site.get(&next).await?;
+    assert_eq!(last["items"][0]["aggregate_id"], "o3", "{last}");
+    assert!(last["cursor"].is_null());
+    assert_eq!(site.problem("/events/list?from=yesterday").await?.0, 400);
     Ok(())
 }

@@ -5,12 +5,11 @@
 
 use std::time::Duration;
 
-use axum::Json;
-pub use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{OriginalUri, Path, Query, State};
 use axum::http::Uri;
 use axum::routing::get;
+use axum::{Json, Router};
 use serde_json::{Map, Value};
 
 use crate::http::problem::Problem;

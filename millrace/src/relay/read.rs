@@ -99,7 +99,8 @@ pub(super) fn session(database_url: &str, name: &str) -> Result<PgConnectOptions
             ("enable_sort", "off"),
             ("enable_incremental_sort", "off"),
             ("jit", "off"),
-        ]))
+        ])
+        .disable_statement_logging())
 }
 
 /// Opens a session that plans as the reader needs it.

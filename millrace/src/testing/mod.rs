@@ -2,5 +2,6 @@
 
 pub mod contract;
 mod given;
+pub mod view;
 
 pub use given::{Given, Outcome, given};

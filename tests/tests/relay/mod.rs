@@ -18,7 +18,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::{Connection, PgConnection};
+use tests::servers::Servers;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -46,29 +47,18 @@ struct Seen {
     position: String,
 }
 
-fn server(name: &str) -> Result<String> {
-    std::env::var(name).with_context(|| format!("{name} must name a server for these tests"))
-}
-
 impl Rig {
     async fn new(name: &str) -> Result<Self> {
         let unique = Uuid::now_v7().simple().to_string();
         let aggregate = format!("{name}_{}", &unique[24..]);
-        let admin = server("DATABASE_URL")?;
-        let mut connection = PgConnection::connect(&admin).await?;
-        connection
-            .execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {aggregate}")))
-            .await?;
-        let (host, _) = admin
-            .rsplit_once('/')
-            .context("DATABASE_URL names no database")?;
-        let url = format!("{host}/{aggregate}");
+        let servers = Servers::shared();
+        let url = servers.fresh_database(name).await?;
         let rig = Self {
             journal: JournalConfig {
                 database_url: Secret::from(url.as_str()),
             },
             kafka: KafkaConfig {
-                kafka_bootstrap: server("KAFKA_BOOTSTRAP")?,
+                kafka_bootstrap: servers.kafka().to_owned(),
                 kafka_properties: Default::default(),
                 topic_partitions: PARTITIONS,
                 topic_replication: 1,
