@@ -227,7 +227,10 @@ async fn a_views_database_that_is_away_is_a_503_and_not_a_hang() -> Result<()> {
 async fn every_query_of_the_reference_system_runs_with_every_filter() -> Result<()> {
     let views = ViewsConfig {
         views_database_url: Secret::from(
-            Servers::shared().fresh_database("reference").await?.as_str(),
+            Servers::shared()
+                .fresh_database("reference")
+                .await?
+                .as_str(),
         ),
     };
     let mut conn = PgConnection::connect(views.views_database_url.expose()).await?;
@@ -250,7 +253,9 @@ async fn every_query_of_the_reference_system_runs_with_every_filter() -> Result<
     let bus = QueryBus::open(&views, queries, &projections::projections())?;
     routes.open(reads::routes(bus, &projections::queries::ALIASES));
     let shutdown = stop.clone();
-    tokio::spawn(async move { server::serve(listener, &Health::default(), routes, shutdown).await });
+    tokio::spawn(
+        async move { server::serve(listener, &Health::default(), routes, shutdown).await },
+    );
     let site = Site {
         url,
         _stop: stop.drop_guard(),
@@ -260,7 +265,11 @@ async fn every_query_of_the_reference_system_runs_with_every_filter() -> Result<
         "/views/customer-totals",
     ] {
         let (status, _, body) = site.get(path).await?;
-        assert_eq!((status, body["items"].as_array().map(Vec::len)), (200, Some(0)), "{body}");
+        assert_eq!(
+            (status, body["items"].as_array().map(Vec::len)),
+            (200, Some(0)),
+            "{body}"
+        );
     }
     for path in ["/views/orders/o", "/views/customer-totals/c"] {
         assert_eq!(site.problem(path).await?.0, 404, "{path}");
@@ -268,7 +277,11 @@ async fn every_query_of_the_reference_system_runs_with_every_filter() -> Result<
     let all = "/events/list?aggregate=order&type=OrderPlaced&correlation_id=c\
                &from=2026-01-01T00:00:02Z&to=2027-01-01T00:00:00Z&limit=1";
     let (status, _, first) = site.get(all).await?;
-    assert_eq!((status, &first["items"][0]["aggregate_id"]), (200, &"o2".into()), "{first}");
+    assert_eq!(
+        (status, &first["items"][0]["aggregate_id"]),
+        (200, &"o2".into()),
+        "{first}"
+    );
     let next = format!("{all}&cursor={}", first["cursor"].as_str().unwrap());
     let (_, _, last) = site.get(&next).await?;
     assert_eq!(last["items"][0]["aggregate_id"], "o3", "{last}");
