@@ -5,6 +5,7 @@
 )]
 
 mod commands;
+mod operate;
 mod relay;
 mod servers;
 mod sink;

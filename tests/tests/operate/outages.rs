@@ -1,0 +1,48 @@
+//! A start that must not succeed yet, or not at all.
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use tests::servers::Server;
+
+use super::world::{LONG, World};
+
+const SUBJECT: &str = "order.events-commerce.OrderPlaced";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_waits_for_the_registry_and_refuses_a_schema_that_is_not_compatible() -> Result<()>
+{
+    let world = World::start()?;
+    // A field that our files do not have and that has no default: neither side can read the other.
+    let wrong = json!({"type": "record", "name": "OrderPlaced", "namespace": "commerce", "fields": [
+        {"name": "customer_id", "type": "string"}, {"name": "warehouse", "type": "string"}]});
+    let answer = reqwest::Client::new()
+        .post(format!(
+            "{}/subjects/{SUBJECT}/versions",
+            world.servers.registry()
+        ))
+        .json(&json!({"schema": wrong.to_string()}))
+        .send()
+        .await?;
+    ensure!(answer.status().is_success(), "{}", answer.text().await?);
+
+    world.servers.kill(Server::Registry)?;
+    let mut starting = world.up()?;
+    let begun = Instant::now();
+    while !starting.health().await.contains("registry") {
+        ensure!(begun.elapsed() < LONG, "{}", starting.printed());
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    world.servers.restart()?;
+    let status = starting.ended().await?;
+    let told = starting.printed();
+    assert_eq!(status.code(), Some(1), "{told}");
+    for named in [SUBJECT, "version 1", "warehouse"] {
+        assert!(told.contains(named), "{named} is not named in\n{told}");
+    }
+    let checked = world.run(&["schemas", "check"])?;
+    assert_eq!(checked.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&checked.stderr).contains("warehouse"));
+    Ok(())
+}
