@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
-use serde_json::json;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 use tests::servers::Server;
 
 use super::world::{LONG, World};
@@ -14,9 +14,12 @@ const SUBJECT: &str = "order.events-commerce.OrderPlaced";
 async fn a_start_waits_for_the_registry_and_refuses_a_schema_that_is_not_compatible() -> Result<()>
 {
     let world = World::start()?;
-    // A field that our files do not have and that has no default: neither side can read the other.
-    let wrong = json!({"type": "record", "name": "OrderPlaced", "namespace": "commerce", "fields": [
-        {"name": "customer_id", "type": "string"}, {"name": "warehouse", "type": "string"}]});
+    // Our file with one field more, which has no default: its readers could not read what we write.
+    let mut wrong: Value = serde_json::from_str(include_str!(
+        "../../../schemas/avro/commerce/OrderPlaced.v2.avsc"
+    ))?;
+    let fields = wrong["fields"].as_array_mut().context("no fields")?;
+    fields.push(json!({"name": "warehouse", "type": "string"}));
     let answer = reqwest::Client::new()
         .post(format!(
             "{}/subjects/{SUBJECT}/versions",
