@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{env, events, roles, schemas, send, tail, topics};
+use crate::{env, events, journal, parked, roles, schemas, send, status, tail, topics, views};
 
 /// Kafka-native event sourcing and CQRS: run the roles, send commands, look and operate.
 #[derive(clap::Parser)]
@@ -17,8 +17,14 @@ pub(crate) enum Command {
     Send(send::Args),
     Tail(tail::Args),
     Events(events::Args),
+    Status(status::Args),
+    Pause(views::PauseArgs),
+    Resume(views::ResumeArgs),
+    Rebuild(views::RebuildArgs),
+    Parked(parked::Args),
     Topics(topics::Args),
     Schemas(schemas::Args),
+    Journal(Box<journal::Args>),
     Env(env::Args),
 }
 
@@ -32,8 +38,14 @@ impl Command {
             Self::Send(args) => send::run(args).await,
             Self::Tail(args) => tail::run(args).await,
             Self::Events(args) => events::run(args).await,
+            Self::Status(args) => status::run(args).await,
+            Self::Pause(args) => views::pause(args).await,
+            Self::Resume(args) => views::resume(args).await,
+            Self::Rebuild(args) => views::rebuild(args).await,
+            Self::Parked(args) => parked::run(args).await,
             Self::Topics(args) => topics::run(args).await,
             Self::Schemas(args) => schemas::run(args).await,
+            Self::Journal(args) => journal::run(*args).await,
             Self::Env(args) => env::run(&args),
         }
     }

@@ -5,13 +5,17 @@ mod env;
 mod events;
 #[cfg(feature = "failpoints")]
 mod failpoints;
+mod journal;
 mod output;
+mod parked;
 mod roles;
 mod schemas;
 mod send;
+mod status;
 mod tail;
 mod telemetry;
 mod topics;
+mod views;
 
 use std::process::ExitCode;
 

@@ -7,6 +7,7 @@
 mod commands;
 mod query;
 mod rebuild;
+mod operate;
 mod relay;
 mod servers;
 mod sink;

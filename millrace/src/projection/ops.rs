@@ -15,7 +15,7 @@ use crate::config::KafkaConfig;
 use crate::log::client;
 use crate::projection::Request;
 
-const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -275,11 +275,11 @@ pub struct PartitionStatus {
     pub partition: i32,
     /// Offset of the next record to apply.
     pub next: i64,
-    /// The topic's end, up to which transactions are finished.
-    pub end: i64,
+    /// The topic's end, up to which transactions are finished; unknown while Kafka is away.
+    pub end: Option<i64>,
     /// At most this many records are left: transaction markers count, so a view that has caught up can show some.
-    pub lag: i64,
-    /// True if none is left.
+    pub lag: Option<i64>,
+    /// True if none is left, as far as Kafka could be asked.
     pub caught_up: bool,
     /// Time of the last event applied.
     pub event_time: Option<DateTime<Utc>>,
@@ -289,6 +289,10 @@ pub struct PartitionStatus {
     pub claimed_by: Option<String>,
     /// Why it stands still.
     pub error: Option<String>,
+    /// Since when.
+    pub error_at: Option<DateTime<Utc>>,
+    /// When its position last moved or was claimed.
+    pub updated_at: DateTime<Utc>,
 }
 
 /// A skip.
@@ -336,8 +340,31 @@ pub struct BuildStatus {
     pub total: i64,
 }
 
+/// Asks Kafka whether it is there; at most four seconds.
+pub async fn kafka_answers(kafka: &KafkaConfig) -> Result<(), OpsError> {
+    let kafka = kafka.clone();
+    let asked = blocking(move || {
+        let reader: BaseConsumer = client::reader(&kafka, "status").create()?;
+        reader.client().fetch_metadata(None, KAFKA_TIMEOUT)?;
+        Ok(())
+    });
+    Ok(asked.await?)
+}
+
 /// Every view that was ever run on this database.
 pub async fn status(kafka: &KafkaConfig, pool: &PgPool) -> Result<Vec<ViewStatus>, OpsError> {
+    status_of(Some(kafka), pool).await
+}
+
+/// The same without asking Kafka: no partition has an end or a lag, none counts as caught up.
+pub async fn stored_status(pool: &PgPool) -> Result<Vec<ViewStatus>, OpsError> {
+    status_of(None, pool).await
+}
+
+async fn status_of(
+    kafka: Option<&KafkaConfig>,
+    pool: &PgPool,
+) -> Result<Vec<ViewStatus>, OpsError> {
     type Row = (String, i32, bool, String);
     let views: Vec<Row> = sqlx::query_as(
         "SELECT v.name, v.live_build, v.paused, b.schema_name FROM millrace_views.views v
@@ -444,22 +471,26 @@ async fn tables(pool: &PgPool, schema: &str) -> Result<(Vec<String>, i64), sqlx:
     Ok((tables, incomplete))
 }
 
+#[derive(FromRow)]
+struct Checkpoint {
+    topic: String,
+    partition: i32,
+    next: i64,
+    epoch: i64,
+    event_time: Option<DateTime<Utc>>,
+    claimed_by: Option<String>,
+    error: Option<String>,
+    error_at: Option<DateTime<Utc>>,
+    updated_at: DateTime<Utc>,
+}
+
 async fn partitions(
-    kafka: &KafkaConfig,
+    kafka: Option<&KafkaConfig>,
     pool: &PgPool,
     view: &str,
 ) -> Result<Vec<PartitionStatus>, OpsError> {
-    type Row = (
-        String,
-        i32,
-        i64,
-        i64,
-        Option<DateTime<Utc>>,
-        Option<String>,
-        Option<String>,
-    );
-    let checkpoints: Vec<Row> = sqlx::query_as(
-        "SELECT topic, partition, next, epoch, event_time, claimed_by, error
+    let checkpoints: Vec<Checkpoint> = sqlx::query_as(
+        "SELECT topic, partition, next, epoch, event_time, claimed_by, error, error_at, updated_at
          FROM millrace_views.checkpoints WHERE view = $1 ORDER BY topic, partition",
     )
     .bind(view)
@@ -467,33 +498,30 @@ async fn partitions(
     .await?;
     let positions: Vec<(String, i32, i64)> = checkpoints
         .iter()
-        .map(|row| (row.0.clone(), row.1, row.2))
+        .map(|row| (row.topic.clone(), row.partition, row.next))
         .collect();
-    let kafka = kafka.clone();
-    let behind = blocking(move || ends_and_rest(&kafka, &positions)).await?;
-    Ok(checkpoints
-        .into_iter()
-        .map(
-            |(topic, partition, next, epoch, event_time, claimed_by, error)| {
-                let (end, left) = behind
-                    .get(&(topic.clone(), partition))
-                    .copied()
-                    .unwrap_or((0, true));
-                PartitionStatus {
-                    topic,
-                    partition,
-                    next,
-                    end,
-                    lag: (end - next).max(0),
-                    caught_up: !left,
-                    event_time,
-                    epoch,
-                    claimed_by,
-                    error,
-                }
-            },
-        )
-        .collect())
+    let behind = match kafka.cloned() {
+        Some(kafka) => blocking(move || ends_and_rest(&kafka, &positions)).await?,
+        None => Ends::new(),
+    };
+    let rows = checkpoints.into_iter().map(|row| {
+        let seen = behind.get(&(row.topic.clone(), row.partition)).copied();
+        PartitionStatus {
+            next: row.next,
+            end: seen.map(|(end, _)| end),
+            lag: seen.map(|(end, _)| (end - row.next).max(0)),
+            caught_up: seen.is_some_and(|(_, left)| !left),
+            topic: row.topic,
+            partition: row.partition,
+            event_time: row.event_time,
+            epoch: row.epoch,
+            claimed_by: row.claimed_by,
+            error: row.error,
+            error_at: row.error_at,
+            updated_at: row.updated_at,
+        }
+    });
+    Ok(rows.collect())
 }
 
 type Ends = BTreeMap<(String, i32), (i64, bool)>;

@@ -1,0 +1,6 @@
+//! Operating a running system: the `millrace` command as its own processes, the stock Kafka tools beside it.
+
+mod input;
+mod outages;
+mod resets;
+mod world;
