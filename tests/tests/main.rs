@@ -5,6 +5,7 @@
 )]
 
 mod commands;
+mod crash;
 mod relay;
 mod servers;
 mod sink;
