@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use tests::servers::Servers;
 
+use super::plan::Plan;
+
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
@@ -63,11 +65,13 @@ pub(super) struct Setting {
     env: Vec<(String, String)>,
     /// Fail points that are set in every process.
     failpoints: String,
+    /// At which hit an armed point ends its process.
+    hit: u32,
     reaper: Arc<Reaper>,
 }
 
 impl Setting {
-    pub(super) fn new(servers: &Servers, dir: &Path, failpoints: &str) -> Result<Arc<Self>> {
+    pub(super) fn new(servers: &Servers, dir: &Path, plan: &Plan) -> Result<Arc<Self>> {
         let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug/millrace");
         let bin = std::env::var_os("MILLRACE_BIN").map_or(built, PathBuf::from);
         ensure!(
@@ -90,7 +94,8 @@ impl Setting {
             bin,
             dir: dir.to_owned(),
             env: env.map(|(name, value)| (name.into(), value.into())).into(),
-            failpoints: failpoints.to_owned(),
+            failpoints: plan.failpoints.clone(),
+            hit: plan.hit,
             reaper: Reaper::start()?,
         }))
     }
@@ -165,7 +170,7 @@ impl Member {
             .open(self.setting.dir.join(format!("{}.log", self.name)))?;
         let mut failpoints = self.setting.failpoints.clone();
         if let Some(point) = &point {
-            failpoints = format!("{failpoints};{point}=kill");
+            failpoints = format!("{failpoints};{point}=kill*{}", self.setting.hit);
         }
         let child = Command::new(&self.setting.bin)
             .arg(self.role.word())
@@ -198,6 +203,8 @@ impl Member {
 
     /// Sends `STOP` or `CONT`.
     pub(super) fn signal(&mut self, signal: &str) -> Result<()> {
+        // `kill` takes 0 for everyone in our group.
+        ensure!(self.child.is_some(), "{} does not run", self.name);
         let status = Command::new("kill")
             .args(["-s", signal, &self.pid().to_string()])
             .status()?;
@@ -227,8 +234,8 @@ impl Member {
     }
 
     /// Waits until it says that it is ready.
-    pub(super) async fn ready(&mut self, http: &reqwest::Client) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(60);
+    pub(super) async fn ready(&mut self, http: &reqwest::Client, within: Duration) -> Result<()> {
+        let deadline = Instant::now() + within;
         let mut said = String::new();
         while Instant::now() < deadline {
             if let Some(ended) = self.ended()? {
@@ -245,7 +252,7 @@ impl Member {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        bail!("{} is not ready after 60 s: {said}", self.name)
+        bail!("{} is not ready within {within:?}: {said}", self.name)
     }
 }
 

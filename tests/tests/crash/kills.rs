@@ -61,7 +61,7 @@ impl Storm<'_> {
             let enough = load.acks.settled() + 20 + self.dice.roll(150);
             self.until_settled(enough, load).await?;
         }
-        self.end().await
+        Ok(())
     }
 
     async fn deal(&mut self, blow: Blow) -> Result<()> {
@@ -136,8 +136,8 @@ impl Storm<'_> {
         })
     }
 
-    /// Lets those go on whose time has come, and looks whether anyone ended by itself.
-    pub(super) fn tend(&mut self) -> Result<()> {
+    /// Lets those go on whose time has come.
+    fn resume(&mut self) -> Result<()> {
         let now = Instant::now();
         for (index, until) in std::mem::take(&mut self.stopped) {
             if until <= now {
@@ -146,6 +146,12 @@ impl Storm<'_> {
                 self.stopped.push((index, until));
             }
         }
+        Ok(())
+    }
+
+    /// The same, and looks whether anyone ended by itself.
+    fn tend(&mut self) -> Result<()> {
+        self.resume()?;
         for member in &mut self.members {
             if let Some(ended) = member.ended()? {
                 let (Ended::ByItself(how) | Ended::Fired(how)) = ended;
@@ -169,15 +175,12 @@ impl Storm<'_> {
         Ok(())
     }
 
-    async fn until_resumed(&mut self) -> Result<()> {
+    /// Waits until nobody is stopped any more.
+    pub(super) async fn until_resumed(&mut self) -> Result<()> {
         while !self.stopped.is_empty() {
-            self.tend()?;
+            self.resume()?;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(())
-    }
-
-    async fn end(&mut self) -> Result<()> {
-        self.until_resumed().await
     }
 }

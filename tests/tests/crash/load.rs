@@ -17,12 +17,11 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::dice::Dice;
+use super::plan::Plan;
 
 const WORKERS: u64 = 12;
 /// Between two commands of a worker: the load is meant to be steady, not the highest that two cores carry.
 const PACE: Duration = Duration::from_millis(60);
-/// Longest that a command may stay unsettled, over every outage that the test makes.
-const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 
 /// An answer that settled a command; a line of the acks file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +64,7 @@ pub(super) struct Load {
 }
 
 impl Load {
-    pub(super) fn start(urls: [String; 2], acks: &Path, seed: u64) -> Result<Self> {
+    pub(super) fn start(urls: [String; 2], acks: &Path, plan: &Plan) -> Result<Self> {
         let acks = Arc::new(Acks {
             file: Mutex::new(File::create(acks)?),
             settled: AtomicU64::new(0),
@@ -80,7 +79,8 @@ impl Load {
                 http: http.clone(),
                 urls: urls.clone(),
                 acks: acks.clone(),
-                dice: Dice::new(seed ^ (number + 1)),
+                dice: Dice::new(plan.seed ^ (number + 1)),
+                settled_within: plan.drained_within,
                 number,
             };
             workers.spawn(worker.run(stop.clone()));
@@ -116,6 +116,8 @@ struct Worker {
     urls: [String; 2],
     acks: Arc<Acks>,
     dice: Dice,
+    /// Longest that a command may stay unsettled, over every outage that the test makes.
+    settled_within: Duration,
     number: u64,
 }
 
@@ -215,7 +217,7 @@ impl Worker {
 
     /// Sends until an answer settles it, to the other producer after each that did not.
     async fn settle(&self, id: &str, key: &str, body: &Value, first: usize) -> Result<()> {
-        let deadline = Instant::now() + SETTLED_WITHIN;
+        let deadline = Instant::now() + self.settled_within;
         let mut said = String::new();
         for attempt in first.. {
             if Instant::now() > deadline {

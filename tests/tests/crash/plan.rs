@@ -14,9 +14,12 @@ pub(super) struct Plan {
     pub(super) failpoints: String,
     /// Points to fire once each, in this order by role.
     pub(super) points: Vec<String>,
+    /// At which hit a point fires.
+    pub(super) hit: u32,
     pub(super) blows: Vec<Blow>,
     /// Done to the journal before the load.
     pub(super) journal_sql: Vec<String>,
+    /// Longest until a command is settled, a process ready, the pipeline drained.
     pub(super) drained_within: Duration,
 }
 
@@ -36,8 +39,9 @@ impl Plan {
     /// A shorter run, with blows of the kind that the safeguard is there for; `none` takes nothing out.
     pub(super) fn sabotaged(safeguard: &str) -> Result<Self> {
         let mut plan = Self::new()?;
-        plan.drained_within = Duration::from_secs(60);
         if safeguard != "none" {
+            // What is broken for good must not be waited for long.
+            plan.drained_within = Duration::from_secs(45);
             plan.failpoints = format!("sabotage.{safeguard}=return");
         }
         plan.blows = kills::schedule(6, &mut Dice::new(plan.seed));
@@ -58,7 +62,11 @@ impl Plan {
                 plan.failpoints += slow_sink;
                 plan.blows = vec![Blow::Zombie; 4];
             }
-            "relay.position" => plan.points = vec!["relay.after-commit".to_owned(); 3],
+            // Not the first batch: a relay that finds events and no position stops, and names its runbook.
+            "relay.position" => {
+                plan.points = vec!["relay.after-commit".to_owned(); 3];
+                plan.hit = 20;
+            }
             _ => bail!("MILLRACE_SABOTAGE={safeguard} is none of the safeguards"),
         }
         Ok(plan)
@@ -73,6 +81,7 @@ impl Plan {
             seed,
             failpoints: String::new(),
             points: Vec::new(),
+            hit: 1,
             blows: Vec::new(),
             journal_sql: Vec::new(),
             drained_within: Duration::from_secs(120),
