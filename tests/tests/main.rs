@@ -5,9 +5,10 @@
 )]
 
 mod commands;
+mod crash;
+mod operate;
 mod query;
 mod rebuild;
-mod operate;
 mod relay;
 mod servers;
 mod sink;

@@ -10,7 +10,7 @@ pub struct Health(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// What fails now, and since when; any progress clears it.
+    /// What fails now, and since when; cleared by progress, or when there is none to make and both servers answer.
     failing: Option<(Instant, String)>,
     /// Partitions that stand still until an operator acts.
     stopped: BTreeMap<(String, i32), String>,
@@ -75,6 +75,10 @@ impl Health {
 
     pub(super) fn recovered(&self) {
         self.state().failing = None;
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        self.state().failing.is_some()
     }
 
     pub(super) fn wrote(&self, applied: usize) {

@@ -13,6 +13,9 @@ use super::run::{Outcome, Session, list_of};
 use crate::projection::checkpoint::{self, Checkpoint, Move};
 use crate::projection::{ApplyError, ParkedKey, Request, builds, park};
 
+/// Longest wait for a broker that may be away; polling stands still meanwhile.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
 impl Session<'_> {
     /// Our epoch is no longer the newest, or the checkpoint moved: someone else claimed, or a swap did.
     pub(super) fn doubt(&mut self, keys: Vec<Key>) -> Result<(), SinkError> {
@@ -133,7 +136,22 @@ impl Session<'_> {
         self.prove()?;
         self.claim_waiting()?;
         self.requests()?;
+        self.recover();
         Ok(false)
+    }
+
+    /// With nothing left to write, an outage is over when both servers answer; Postgres just did. Otherwise a view
+    /// that is idle, or a member that lost its partitions meanwhile, would be called unhealthy until the next event.
+    fn recover(&self) {
+        let waiting = |held: &Held| matches!(held, Held::Unclaimed | Held::Doubtful(_));
+        if !self.core.health.is_failing() || self.core.state().held.values().any(waiting) {
+            return;
+        }
+        let topics = self.core.projector.topics();
+        let topic = topics.first().map(String::as_str);
+        if self.consumer.fetch_metadata(topic, ANSWER_TIMEOUT).is_ok() {
+            self.core.health.recovered();
+        }
     }
 
     /// Executes what operators asked for parked aggregates of our partitions.

@@ -1,0 +1,434 @@
+//! Judges journal, topic and views with SQL, a Kafka client and an Avro decoder of its own; nothing of Millrace is called.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Headers, Message, OwnedHeaders};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use uuid::Uuid;
+
+use super::fold;
+use super::load::Ack;
+
+pub(super) const TOPIC: &str = "order.events";
+pub(super) const VIEWS: [&str; 3] = ["orders", "customer-totals", "event-log"];
+/// Findings of one kind that are printed; the rest are counted.
+const SHOWN: usize = 5;
+
+/// An event as the journal has it, in the journal's order.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub(super) struct Event {
+    pub(super) aggregate_id: String,
+    pub(super) sequence: i64,
+    pub(super) event_id: Uuid,
+    pub(super) event_type: String,
+    pub(super) schema_id: i32,
+    pub(super) payload: Vec<u8>,
+    pub(super) occurred_at: chrono::DateTime<chrono::Utc>,
+}
+
+/// A record of the topic.
+pub(super) struct Record {
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) key: String,
+    pub(super) event_id: Uuid,
+    pub(super) sequence: i64,
+    pub(super) payload: Vec<u8>,
+    pub(super) headers: OwnedHeaders,
+}
+
+/// What is wrong, a sentence each.
+#[derive(Default)]
+pub(super) struct Findings(BTreeMap<&'static str, Vec<String>>);
+
+impl Findings {
+    pub(super) fn add(&mut self, check: &'static str, finding: String) {
+        self.0.entry(check).or_default().push(finding);
+    }
+
+    pub(super) fn merge(&mut self, other: Self) {
+        for (check, findings) in other.0 {
+            self.0.entry(check).or_default().extend(findings);
+        }
+    }
+
+    pub(super) fn verdict(&self) -> Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let mut text = String::from("the oracle found:");
+        for (check, findings) in &self.0 {
+            text += &format!("\n  {check}: {} times", findings.len());
+            for finding in findings.iter().take(SHOWN) {
+                text += &format!("\n    {finding}");
+            }
+        }
+        bail!(text)
+    }
+}
+
+pub(super) struct Oracle {
+    pub(super) journal: PgPool,
+    pub(super) views: PgPool,
+    pub(super) kafka: String,
+    pub(super) registry: String,
+}
+
+impl Oracle {
+    pub(super) fn new(servers: &tests::servers::Servers) -> Result<Self> {
+        // Lazy: Postgres is killed and restarted beside it.
+        let pool = || PgPoolOptions::new().max_connections(2);
+        Ok(Self {
+            journal: pool().connect_lazy(servers.database_url())?,
+            views: pool().connect_lazy(servers.views_database_url())?,
+            kafka: servers.kafka().to_owned(),
+            registry: servers.registry().to_owned(),
+        })
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut client = ClientConfig::new();
+        client
+            .set("bootstrap.servers", &self.kafka)
+            .set("group.id", "oracle")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("enable.auto.commit", "false");
+        client
+    }
+
+    /// Reads a topic from its start to its end, read committed.
+    fn read<T>(
+        &self,
+        topic: &str,
+        mut take: impl FnMut(&rdkafka::message::BorrowedMessage<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let consumer: BaseConsumer = self.client().create()?;
+        let wait = Duration::from_secs(30);
+        let metadata = consumer.fetch_metadata(Some(topic), wait)?;
+        let partitions = metadata.topics()[0].partitions().len();
+        let mut assignment = TopicPartitionList::new();
+        for partition in 0..partitions as i32 {
+            assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+        }
+        consumer.assign(&assignment)?;
+        let (mut open, mut taken) = (partitions, Vec::new());
+        while open > 0 {
+            match consumer
+                .poll(wait)
+                .context("the topic's end was not reached in 30 s")?
+            {
+                Ok(message) => taken.push(take(&message)?),
+                Err(KafkaError::PartitionEOF(_)) => open -= 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(taken)
+    }
+
+    pub(super) fn topic(&self) -> Result<Vec<Record>> {
+        self.read(TOPIC, |message| {
+            let headers = message.headers().context("a record without headers")?;
+            let header = |name: &str| -> Result<String> {
+                let found = headers.iter().find(|header| header.key == name);
+                let value = found.and_then(|header| header.value);
+                let value = value.with_context(|| format!("a record without {name}"))?;
+                Ok(String::from_utf8(value.to_vec())?)
+            };
+            Ok(Record {
+                partition: message.partition(),
+                offset: message.offset(),
+                key: String::from_utf8(message.key().context("no key")?.to_vec())?,
+                event_id: header("ce_id")?.parse()?,
+                sequence: header("ce_sequence")?.parse()?,
+                payload: message.payload().unwrap_or_default().to_vec(),
+                headers: headers.detach(),
+            })
+        })
+    }
+
+    pub(super) async fn journal(&self) -> Result<Vec<Event>> {
+        Ok(sqlx::query_as(
+            "SELECT e.aggregate_id, e.sequence, e.event_id, e.event_type, e.schema_id, e.payload, e.occurred_at
+             FROM millrace.events AS e ORDER BY e.generation, e.xid, e.position",
+        )
+        .fetch_all(&self.journal)
+        .await?)
+    }
+
+    /// Waits until the relay has published the journal to its end and every view has applied the topic to its end.
+    pub(super) async fn quiesce(&self, within: Duration) -> Result<()> {
+        let deadline = Instant::now() + within;
+        let last: Option<Uuid> = sqlx::query_scalar(
+            "SELECT e.event_id FROM millrace.events AS e
+             ORDER BY e.generation DESC, e.xid DESC, e.position DESC LIMIT 1",
+        )
+        .fetch_optional(&self.journal)
+        .await?;
+        let last = last.context("the journal is empty")?;
+        loop {
+            let published = tokio::task::block_in_place(|| self.relay_stands_at())?;
+            if published == Some(last) {
+                break;
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the relay did not reach the journal's end, {last}, within {within:?}: it stands at {published:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
+        for record in tokio::task::block_in_place(|| self.topic())? {
+            let end = ends.entry(record.partition).or_default();
+            *end = (*end).max(record.offset + 1);
+        }
+        loop {
+            let behind = self.views_behind(&ends).await?;
+            if behind.is_empty() {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the views did not reach the topic's end within {within:?}: {}",
+                behind.join("; ")
+            );
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// The event that the newest position record names.
+    fn relay_stands_at(&self) -> Result<Option<Uuid>> {
+        let records = self.read("_millrace.relay", |message| {
+            let record: serde_json::Value =
+                serde_json::from_slice(message.payload().unwrap_or_default())?;
+            let id = record["event_id"]
+                .as_str()
+                .context("a position without event")?;
+            Ok(id.parse()?)
+        })?;
+        Ok(records.last().copied())
+    }
+
+    async fn views_behind(&self, ends: &BTreeMap<i32, i64>) -> Result<Vec<String>> {
+        let mut behind = Vec::new();
+        let rows: Vec<(String, i32, i64, Option<String>)> = sqlx::query_as(
+            "SELECT view, partition, next, error FROM millrace_views.checkpoints WHERE topic = $1",
+        )
+        .bind(TOPIC)
+        .fetch_all(&self.views)
+        .await?;
+        let at: HashMap<(&str, i32), (i64, &Option<String>)> = rows
+            .iter()
+            .map(|(view, partition, next, error)| ((view.as_str(), *partition), (*next, error)))
+            .collect();
+        for view in VIEWS {
+            for (partition, end) in ends {
+                let (next, error) = at.get(&(view, *partition)).copied().unwrap_or((0, &None));
+                if next < *end {
+                    behind.push(format!("{view}/{partition} at {next} of {end} {error:?}"));
+                }
+            }
+        }
+        let open: Vec<String> = sqlx::query_scalar(
+            "SELECT DISTINCT view FROM millrace_views.resets WHERE done_at IS NULL",
+        )
+        .fetch_all(&self.views)
+        .await?;
+        behind.extend(open.iter().map(|view| format!("{view} is being rebuilt")));
+        Ok(behind)
+    }
+
+    /// Checks 1 to 4. `planted` are ids that the test itself produced a second time.
+    pub(super) async fn judge(&self, acks: &Path, planted: &[Uuid]) -> Result<Findings> {
+        let journal = self.journal().await?;
+        let topic = tokio::task::block_in_place(|| self.topic())?;
+        let mut findings = Findings::default();
+        topic_equals_journal(&journal, &topic, planted, &mut findings);
+        sequences(&journal, &topic, planted, &mut findings);
+        acknowledged(&journal, acks, &mut findings)?;
+        findings.merge(self.judge_views(&journal).await?);
+        Ok(findings)
+    }
+
+    /// Check 3 alone.
+    pub(super) async fn judge_views(&self, journal: &[Event]) -> Result<Findings> {
+        let mut findings = Findings::default();
+        let mut decoder = fold::Decoder::new(&self.registry)?;
+        let expected = fold::fold(journal, &mut decoder).await?;
+        fold::compare(&expected, journal, &self.views, &mut findings).await?;
+        Ok(findings)
+    }
+}
+
+/// Check 1: the same events, none twice, the bytes unchanged.
+fn topic_equals_journal(
+    journal: &[Event],
+    topic: &[Record],
+    planted: &[Uuid],
+    findings: &mut Findings,
+) {
+    const CHECK: &str = "1 the topic's events equal the journal's, none twice";
+    let mut published: HashMap<Uuid, Vec<&Record>> = HashMap::new();
+    for record in topic {
+        published.entry(record.event_id).or_default().push(record);
+    }
+    for event in journal {
+        let Event {
+            event_id,
+            aggregate_id,
+            sequence,
+            ..
+        } = event;
+        let Some(records) = published.remove(event_id) else {
+            findings.add(
+                CHECK,
+                format!("{aggregate_id} {sequence} ({event_id}) was never published"),
+            );
+            continue;
+        };
+        let allowed = 1 + planted.iter().filter(|id| *id == event_id).count();
+        if records.len() > allowed {
+            let count = records.len();
+            findings.add(
+                CHECK,
+                format!("{aggregate_id} {sequence} ({event_id}) was published {count} times"),
+            );
+        }
+        let same = |record: &&&Record| {
+            record.key == *aggregate_id
+                && record.sequence == *sequence
+                && record.payload == event.payload
+        };
+        if let Some(other) = records.iter().find(|record| !same(record)) {
+            findings.add(
+                CHECK,
+                format!(
+                    "{aggregate_id} {sequence} stands at {}/{} with other content",
+                    other.partition, other.offset
+                ),
+            );
+        }
+    }
+    for (id, records) in published {
+        findings.add(
+            CHECK,
+            format!(
+                "{} {id} was published and is not in the journal",
+                records[0].key
+            ),
+        );
+    }
+}
+
+/// Check 2: each aggregate's sequence is 1, 2, 3 in the topic's order, and in the journal's.
+fn sequences(journal: &[Event], topic: &[Record], planted: &[Uuid], findings: &mut Findings) {
+    let mut seen = HashSet::new();
+    let in_topic = topic
+        .iter()
+        .filter(|record| !planted.contains(&record.event_id) || seen.insert(record.event_id))
+        .map(|record| (record.key.as_str(), record.sequence));
+    follow(
+        "2 per-aggregate order without gaps in the topic",
+        in_topic,
+        findings,
+    );
+    let in_journal = journal
+        .iter()
+        .map(|event| (event.aggregate_id.as_str(), event.sequence));
+    follow(
+        "2 per-aggregate order without gaps in the journal",
+        in_journal,
+        findings,
+    );
+}
+
+fn follow<'e>(
+    check: &'static str,
+    events: impl Iterator<Item = (&'e str, i64)>,
+    findings: &mut Findings,
+) {
+    let mut last: HashMap<&str, i64> = HashMap::new();
+    for (id, sequence) in events {
+        let last = last.entry(id).or_default();
+        if sequence != *last + 1 {
+            findings.add(check, format!("{id}: {sequence} follows {last}"));
+        }
+        *last = sequence;
+    }
+}
+
+/// Check 4: every acknowledged command's events are in the journal, and each key led to one outcome.
+fn acknowledged(journal: &[Event], acks: &Path, findings: &mut Findings) -> Result<()> {
+    const KEPT: &str = "4 no acknowledged command is lost";
+    const ONCE: &str = "4 each key led to one outcome";
+    let stored: HashMap<Uuid, (&str, i64)> = journal
+        .iter()
+        .map(|event| {
+            (
+                event.event_id,
+                (event.aggregate_id.as_str(), event.sequence),
+            )
+        })
+        .collect();
+    let mut outcomes: HashMap<String, Ack> = HashMap::new();
+    for line in std::fs::read_to_string(acks)?.lines() {
+        let ack: Ack = serde_json::from_str(line)?;
+        for (event_id, sequence) in &ack.events {
+            if stored.get(event_id) != Some(&(ack.id.as_str(), *sequence)) {
+                findings.add(
+                    KEPT,
+                    format!(
+                        "{} {} {sequence} ({event_id}) is not in the journal",
+                        ack.command, ack.id
+                    ),
+                );
+            }
+        }
+        if !ack.rejected && (ack.events.len() != 1 || ack.events[0].1 != ack.version) {
+            findings.add(KEPT, format!("{ack:?} does not name its one event"));
+        }
+        match outcomes.get(&ack.key) {
+            Some(first) if *first != ack => findings.add(
+                ONCE,
+                format!(
+                    "{} of {}: first {}, then {}",
+                    ack.command,
+                    ack.id,
+                    told(first),
+                    told(&ack)
+                ),
+            ),
+            Some(_) => {}
+            None => {
+                outcomes.insert(ack.key.clone(), ack);
+            }
+        }
+    }
+    ensure!(!outcomes.is_empty(), "the load had no command acknowledged");
+    let accepted = outcomes.values().filter(|ack| !ack.rejected).count();
+    let appended = journal
+        .iter()
+        .filter(|event| event.aggregate_id.starts_with("load-"))
+        .count();
+    if accepted != appended {
+        findings.add(
+            ONCE,
+            format!("{accepted} commands were accepted and {appended} events appended for them"),
+        );
+    }
+    Ok(())
+}
+
+fn told(ack: &Ack) -> String {
+    match ack.rejected {
+        true => format!("rejected at version {}", ack.version),
+        false => format!("accepted as version {}", ack.version),
+    }
+}
