@@ -5,7 +5,10 @@
 )]
 
 mod commands;
+mod query;
+mod rebuild;
 mod relay;
 mod servers;
 mod sink;
+mod stage;
 mod views;
