@@ -342,7 +342,8 @@ pub async fn record_error(
     .bind(&checkpoint.topic)
     .bind(checkpoint.partition)
     .bind(checkpoint.epoch)
-    .bind(error)
+    // The reason may quote an event, and Postgres stores no NUL.
+    .bind(error.replace('\0', "\u{fffd}"))
     .execute(conn)
     .await?;
     Ok(())

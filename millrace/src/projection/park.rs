@@ -350,7 +350,7 @@ pub(crate) async fn refuse(
     .bind(parked.topic)
     .bind(parked.partition)
     .bind(parked.aggregate_id)
-    .bind(reason)
+    .bind(reason.replace('\0', "\u{fffd}"))
     .execute(conn)
     .await?;
     Ok(())

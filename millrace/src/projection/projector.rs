@@ -251,12 +251,13 @@ pub(crate) fn source(topic: &str, partition: i32) -> String {
 
 /// True for an error that lies in the data: another try would fail again, another event may not.
 ///
-/// These are the classes 22 (data exception), 23 (integrity), 44 (check option) and P0001 (raised).
+/// These are the classes 22 (data exception), 23 (integrity), 44 (check option), 54 (a limit of the server,
+/// such as an index entry too large) and P0001 (raised).
 pub fn is_poison(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Encode(_) => true,
         sqlx::Error::Database(database) => database.code().is_some_and(|code| {
-            ["22", "23", "44"]
+            ["22", "23", "44", "54"]
                 .iter()
                 .any(|class| code.starts_with(class))
                 || code == "P0001"

@@ -213,6 +213,37 @@ async fn a_record_that_is_no_event_is_parked_alone_and_blocks_nobody() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_postgres_cannot_index_or_store_is_parked_and_blocks_nobody() -> Result<()> {
+    let mut world = World::new(Servers::shared(), 1).await?;
+    let totals = world.view(tally(GuestTotals));
+    let sink = world.sink(&totals).await?;
+    // An index entry holds at most a third of a page, compressed: this name cannot be.
+    let long: String = (0..600)
+        .map(|n| format!("{:x}", n * 7_919_i64 * 104_729))
+        .collect();
+    world.reserve("too-long", &long)?;
+    // No key of ours: nothing can be parked under it.
+    world.reserve("nul\0", "ada")?;
+    world.reserve(&"k".repeat(3_000), "ada")?;
+    world.reserve("sound", "ada")?;
+    world
+        .until(
+            &format!("SELECT reservations FROM views.{}", totals.view_name()),
+            1,
+        )
+        .await?;
+    world
+        .until(
+            "SELECT count(*) FROM millrace_views.parked
+             WHERE aggregate_id IN ('too-long', '@0/1', '@0/2')",
+            3,
+        )
+        .await?;
+    sink.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_is_away_is_waited_for_and_parks_nobody() -> Result<()> {
     let mut world = World::new(Servers::shared(), 1).await?;
     let view = world.view(fold(Halls));
