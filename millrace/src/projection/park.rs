@@ -219,22 +219,21 @@ async fn check_cap(
         .fetch_one(&mut *tx)
         .await?;
         if count > build.parked_max {
-            let first = parking
+            let mut newest: Vec<(i64, &str, &str)> = parking
                 .reasons
                 .iter()
-                .find(|(key, _)| key.0 == topic && key.1 == partition);
-            let (id, reason) = first.map_or(("", ""), |(key, reason)| (&key.2, reason));
+                .filter(|(key, _)| key.0 == topic && key.1 == partition)
+                .map(|(key, reason)| (parking.held[key], key.2.as_str(), reason.as_str()))
+                .collect();
+            newest.sort_unstable();
+            // Those before it are parked and can be retried or skipped, which makes room.
+            let room = build.parked_max - (count - newest.len() as i64);
+            let first = usize::try_from(room).unwrap_or_default();
+            let (offset, id, reason) = newest[first.min(newest.len() - 1)];
             return Err(ApplyError::Stop {
                 topic: topic.to_owned(),
                 partition,
-                offset: parking
-                    .held
-                    .iter()
-                    .filter(|(key, _)| key.0 == topic && key.1 == partition)
-                    .map(|(_, first)| *first)
-                    .filter(|first| *first >= 0)
-                    .min()
-                    .unwrap_or_default(),
+                offset,
                 reason: format!(
                     "{count} aggregates would be parked, the cap is {}; the newest, {id}: {reason}; \
                      correct the view or retry and skip with `millrace parked`",

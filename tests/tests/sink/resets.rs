@@ -182,6 +182,55 @@ async fn events_missing_from_the_topic_stop_the_partition_and_the_others_go_on()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_stands_before_a_gap_in_its_batch_is_written_and_the_reset_over_it_skips_one_record()
+-> Result<()> {
+    let mut world = World::new(Servers::shared(), 1).await?;
+    let view = world.view(fold(Halls));
+    let halls = format!("views.{}", view.view_name());
+    for n in 0..30 {
+        world.reserve(&format!("h{n}"), "ada")?;
+    }
+    world.lose("h7");
+    world.reserve("h7", "bob")?;
+    world.reserve("h8", "bob")?;
+    world.flush()?;
+    // All of it is one batch.
+    let sink = world.sink(&view).await?;
+    world
+        .until(
+            "SELECT count(*) FROM millrace_views.checkpoints
+             WHERE next = 30 AND error LIKE 'offset 30, checkpoint 30: event 3 of aggregate h7%'",
+            1,
+        )
+        .await?;
+    assert_eq!(
+        world.count(&format!("SELECT count(*) FROM {halls}")).await,
+        30
+    );
+    sink.stop().await?;
+    stock::reset_offsets(
+        world.servers,
+        &view.group(),
+        &world.topic,
+        &["--to-offset", "31"],
+    )?;
+    world.reserve("h7", "eve")?;
+    let sink = world.sink(&view).await?;
+    world
+        .until(
+            &format!(
+                "SELECT count(*) FROM {halls}
+                 WHERE hall = 'h8' AND taken = 2 AND NOT incomplete
+                    OR hall = 'h7' AND taken = 2 AND incomplete AND version = 4"
+            ),
+            2,
+        )
+        .await?;
+    sink.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn status_says_caught_up_although_the_topic_ends_in_transaction_markers() -> Result<()> {
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
     let mut world = World::new(Servers::shared(), 1).await?;

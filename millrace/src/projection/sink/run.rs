@@ -92,6 +92,14 @@ pub(super) struct Session<'c> {
     ticked: Instant,
 }
 
+/// Why a partition stops once the records before the offset are written.
+struct Stop {
+    /// The claim that it is true for.
+    epoch: i64,
+    offset: i64,
+    reason: String,
+}
+
 /// What a try to write came to.
 pub(super) enum Outcome {
     Written(Applied),
@@ -234,8 +242,12 @@ impl Session<'_> {
     }
 
     /// Writes the batch; tries again for as long as a server is away, and keeps polling meanwhile.
+    ///
+    /// A partition that must stop is written up to the record that stops it first, so that the checkpoint
+    /// stands at that record and a reset over it skips nothing else.
     fn flush(&mut self) -> Result<(), SinkError> {
         let mut waited = false;
+        let mut stops: BTreeMap<Key, Stop> = BTreeMap::new();
         loop {
             let moves = self.moves();
             if moves.is_empty() {
@@ -256,10 +268,19 @@ impl Session<'_> {
                     reason,
                 })) => {
                     let key = (topic, partition);
-                    let claim = moves.get(&key).map(claim_of);
-                    match claim {
-                        Some(claim) => self.stop(claim, format!("offset {offset}: {reason}"))?,
-                        None => self.forget(&BTreeSet::from([key])),
+                    // Nothing more of it may join the batch: it would leave a hole behind it.
+                    self.consumer.pause(&list_of([&key]))?;
+                    self.cut(&key, offset);
+                    if let Some(step) = moves.get(&key) {
+                        let epoch = step.epoch;
+                        stops.insert(
+                            key,
+                            Stop {
+                                epoch,
+                                offset,
+                                reason,
+                            },
+                        );
                     }
                 }
                 Err(error) => {
@@ -271,10 +292,31 @@ impl Session<'_> {
                 }
             }
         }
+        for (key, stop) in stops {
+            let held = self.core.state().held.get(&key).cloned();
+            // Claimed anew meanwhile, it reads from its checkpoint on and meets the record again.
+            if let Some(Held::Running(claim)) = held
+                && claim.epoch == stop.epoch
+            {
+                let reason = format!(
+                    "offset {}, checkpoint {}: {}",
+                    stop.offset, claim.next, stop.reason
+                );
+                self.stop(claim, reason)?;
+            }
+        }
         if waited {
             self.resume_running()?;
         }
         Ok(())
+    }
+
+    /// Drops a partition's records from the offset on.
+    fn cut(&mut self, (topic, partition): &Key, offset: i64) {
+        self.batch.retain(|record| {
+            record.partition != *partition || *record.topic != **topic || record.offset < offset
+        });
+        self.bytes = self.batch.iter().map(Record::size).sum();
     }
 
     /// Drops what must not be written and says how far each checkpoint goes.
@@ -400,16 +442,6 @@ impl Session<'_> {
         {
             tracing::debug!(view = self.core.projector.name(), %error, "kafka commit failed");
         }
-    }
-}
-
-fn claim_of(step: &Move) -> Checkpoint {
-    Checkpoint {
-        topic: step.topic.clone(),
-        partition: step.partition,
-        epoch: step.epoch,
-        next: step.expected,
-        position: None,
     }
 }
 
