@@ -24,7 +24,7 @@ impl Session<'_> {
         let mut state = self.core.state();
         for key in &keys {
             if let Some(held) = state.held.get_mut(key)
-                && let Held::Running(claim) = &*held
+                && let Held::Running(claim) | Held::Stopped(claim) = &*held
             {
                 *held = Held::Doubtful(claim.clone());
             }
@@ -123,11 +123,8 @@ impl Session<'_> {
             .as_ref()
             .is_some_and(|build| build.number != live.number);
         if swapped {
-            let keys = self
-                .running()
-                .into_iter()
-                .map(|claim| (claim.topic, claim.partition))
-                .collect();
+            // Stopped ones too: the new build may stand behind what stopped them.
+            let keys = core.state().held.keys().cloned().collect();
             self.doubt(keys)?;
         }
         self.prove()?;
