@@ -243,12 +243,26 @@ pub async fn advance(
 }
 
 /// Records that an operator set the group back; the same reset is recorded once, however often it is seen.
+/// False, with nothing recorded, if the checkpoint was no longer ours: its row is locked until `tx` ends.
 pub async fn record_reset(
     tx: &mut PgConnection,
     view: &str,
     checkpoint: &Checkpoint,
     target: i64,
-) -> Result<(), sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
+    let ours: Option<bool> = sqlx::query_scalar(
+        "SELECT true FROM millrace_views.checkpoints
+         WHERE view = $1 AND topic = $2 AND partition = $3 AND epoch = $4 FOR UPDATE",
+    )
+    .bind(view)
+    .bind(&checkpoint.topic)
+    .bind(checkpoint.partition)
+    .bind(checkpoint.epoch)
+    .fetch_optional(&mut *tx)
+    .await?;
+    if ours.is_none() {
+        return Ok(false);
+    }
     sqlx::query(
         "INSERT INTO millrace_views.resets (view, topic, partition, target, next)
          SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (
@@ -263,7 +277,7 @@ pub async fn record_reset(
     .bind(checkpoint.next)
     .execute(tx)
     .await?;
-    Ok(())
+    Ok(true)
 }
 
 /// Records a skip and moves the checkpoint over it; `last` is the last event skipped. False if the

@@ -303,6 +303,10 @@ async fn more_parked_aggregates_than_the_cap_stop_the_partition_until_there_is_r
     world.until("SELECT count(*) FROM millrace_views.checkpoints WHERE error LIKE '%the cap is 2%' AND next = 2", 1).await?;
     assert!(!sink.health().healthy);
     corrected.store(true, Ordering::SeqCst);
+    // As a swap does: the stopped partition is claimed anew, or nobody would hear the request.
+    sqlx::query("UPDATE millrace_views.checkpoints SET epoch = epoch + 1")
+        .execute(&world.pool)
+        .await?;
     ops::request(&world.pool, view.name(), "a", Request::Retry).await?;
     world
         .until(

@@ -112,7 +112,7 @@ impl Core {
 
     /// Claims the partitions and does what the group's committed offsets ask for.
     ///
-    /// Order: claim; record resets and skips in Postgres; only then commit to Kafka with our metadata.
+    /// Order: claim; read what is committed; record resets and skips in Postgres; only then commit to Kafka with our metadata.
     /// A crash after the claim repeats all of it; after the record, the same reset is found again and
     /// recorded once; nothing of a partition is applied before its Kafka commit succeeded.
     pub(super) fn take(
@@ -120,7 +120,6 @@ impl Core {
         consumer: &BaseConsumer<Context>,
         partitions: &[Key],
     ) -> Result<Vec<Held>, SinkError> {
-        let committed = committed(consumer, partitions)?;
         let view = self.projector.name();
         let known =
             self.on_database(async |conn| Ok(checkpoint::known(conn, view, partitions).await?))?;
@@ -144,6 +143,10 @@ impl Core {
                 build: live.number,
             });
         }
+        // Read after the claim, which fences whoever might act on these offsets. Read before, it may be an
+        // operator's skip that another sink executes while this process stands still: the checkpoint is then
+        // ahead of it, and the skip would be taken for a reset backwards.
+        let committed = committed(consumer, partitions)?;
         let mut taken = Vec::with_capacity(claimed.len());
         for claim in claimed {
             let key = (claim.topic.clone(), claim.partition);
@@ -210,11 +213,18 @@ impl Core {
             "the group was set back: a rebuild of the partition from the log's start is recorded; \
              the live view goes on from its checkpoint"
         );
-        self.on_database(async |conn| {
-            Ok(checkpoint::record_reset(conn, view, claim, target).await?)
+        let ours = self.on_database(async |conn| {
+            let mut tx = conn.begin().await?;
+            let ours = checkpoint::record_reset(&mut tx, view, claim, target).await?;
+            tx.commit().await?;
+            Ok(ours)
         })?;
         crash_point("sink.after-reset-recorded");
-        Ok(())
+        if ours {
+            Ok(())
+        } else {
+            Err(sqlx::Error::RowNotFound.into())
+        }
     }
 
     /// Moves the claim over the skipped offsets; a reason if there is nothing there to skip to.
