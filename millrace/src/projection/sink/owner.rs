@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use rdkafka::Offset;
-use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::consumer::{CommitMode, Consumer, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
 use sqlx::Connection;
 
 use super::SinkError;
@@ -94,9 +94,7 @@ impl Session<'_> {
             };
             let key = (claim.topic.clone(), claim.partition);
             if let Held::Running(claim) = &held {
-                let offset = Offset::Offset(claim.next);
-                self.consumer
-                    .seek(&claim.topic, claim.partition, offset, KAFKA_TIMEOUT)?;
+                self.go_to(claim)?;
                 self.consumer.resume(&list_of([&key]))?;
                 self.core.health.released(&key);
             }
@@ -104,6 +102,26 @@ impl Session<'_> {
         }
         self.core.health.recovered();
         Ok(())
+    }
+
+    /// Fetches from the claim's checkpoint on. A partition that the client does not fetch, as one that was out
+    /// of range, refuses to seek, and is assigned once more instead.
+    fn go_to(&self, claim: &Checkpoint) -> Result<(), KafkaError> {
+        let (topic, partition) = (&claim.topic, claim.partition);
+        let offset = Offset::Offset(claim.next);
+        let sought = self.consumer.seek(topic, partition, offset, KAFKA_TIMEOUT);
+        let Err(error) = sought else { return Ok(()) };
+        if !matches!(
+            self.consumer.rebalance_protocol(),
+            RebalanceProtocol::Cooperative
+        ) {
+            return Err(error);
+        }
+        tracing::debug!(view = self.core.projector.name(), %error, "assigned once more");
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, offset)?;
+        self.consumer.incremental_unassign(&list)?;
+        self.consumer.incremental_assign(&list)
     }
 
     /// Looks after everything that is not a batch; true if the view was paused.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::{Message, TopicPartitionList};
+use rdkafka::{Message, Offset, TopicPartitionList};
 use sqlx::Connection;
 
 use super::assign::{Context, Core, Held, Key, add_commit};
@@ -181,7 +181,7 @@ impl Session<'_> {
             code,
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
         ) {
-            return self.stop_out_of_range();
+            return self.stop_out_of_range(error);
         }
         // Everything else heals by itself, and polling goes on.
         tracing::warn!(view = self.core.projector.name(), %error, "consumer");
@@ -189,24 +189,42 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The client does not say which partition it was, so all are compared with their log.
-    fn stop_out_of_range(&mut self) -> Result<(), SinkError> {
-        let running: Vec<Checkpoint> = self.running();
-        for claim in running {
+    /// The client does not say which partition it was, so what each would fetch next is compared with its log.
+    ///
+    /// The client fetches nothing more from the partition that it means. If the log holds all that is to be
+    /// fetched (its start or end may have moved since), only another consumer goes on with it.
+    fn stop_out_of_range(&mut self, error: KafkaError) -> Result<(), SinkError> {
+        let positions = self.consumer.position()?;
+        let held: Vec<Held> = self.core.state().held.values().cloned().collect();
+        let mut found = false;
+        for held in held {
+            // The error may be a second one, of a partition that the first one stopped with the others.
+            let (Held::Running(claim) | Held::Stopped(claim)) = &held else {
+                continue;
+            };
+            let position = positions.find_partition(&claim.topic, claim.partition);
+            let next = match position.map(|element| element.offset()) {
+                Some(Offset::Offset(position)) => position,
+                _ => claim.next,
+            };
             let (low, high) = reader::ends(&self.core.config.kafka, &claim.topic, claim.partition)?;
-            if (low..=high).contains(&claim.next) {
+            if (low..=high).contains(&next) {
+                continue;
+            }
+            found = true;
+            if matches!(held, Held::Stopped(_)) {
                 continue;
             }
             let reason = format!(
-                "{}/{} holds offsets {low} to {high}, the checkpoint of view {} is {}: see {RUNBOOK}",
+                "{}/{} holds offsets {low} to {high}, the next to read is {next}, the checkpoint of view {} is {}: see {RUNBOOK}",
                 claim.topic,
                 claim.partition,
                 self.core.projector.name(),
                 claim.next
             );
-            self.stop(claim, reason)?;
+            self.stop(claim.clone(), reason)?;
         }
-        Ok(())
+        if found { Ok(()) } else { Err(error.into()) }
     }
 
     pub(super) fn running(&self) -> Vec<Checkpoint> {
