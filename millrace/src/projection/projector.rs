@@ -33,7 +33,8 @@ pub struct Build {
     pub number: i32,
     /// Postgres schema of its tables, such as `customer_totals_b2`.
     pub schema: String,
-    /// Recorded skips of the partitions in hand; none while a build starts from the log's start.
+    /// Recorded skips: a gap in an aggregate's events behind one of them is passed. A build from the log's start
+    /// reads what was skipped, so its skips hold no offset and only say where gaps begin.
     pub skips: Vec<Skip>,
     /// Most parked aggregates of a partition; one more stops it.
     pub parked_max: i64,

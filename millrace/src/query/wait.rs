@@ -71,6 +71,7 @@ async fn look(pool: &PgPool, view: &str, token: &Token) -> Result<Seen, QueryErr
         "SELECT (c.generation, c.xid, c.position) >= ($4, $5, $6),
                 EXISTS (SELECT FROM millrace_views.skips s
                         WHERE s.view = c.view AND s.topic = c.topic AND s.partition = c.partition
+                          AND s.rebuilt_at IS NULL
                           AND (s.from_position IS NULL
                                OR (s.from_generation, s.from_xid, s.from_position) < ($4, $5, $6))
                           AND (s.to_generation, s.to_xid, s.to_position) >= ($4, $5, $6)),

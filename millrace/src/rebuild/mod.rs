@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{KafkaConfig, ViewsConfig};
 use crate::lease::{Attempt, Lease, LeaseError, LeaseSpec};
 use crate::projection::builds::BuildError;
-use crate::projection::{ApplyError, Decoder, Projector};
+use crate::projection::{ApplyError, Decoder, Projector, is_outage};
 
 pub use plan::{Progress, ask, progress};
 
@@ -123,6 +123,19 @@ pub enum RebuildError {
     Stopped(&'static str),
 }
 
+impl RebuildError {
+    /// True if another try meets it again: it lies in the log, in the code or in the tables.
+    fn lasts(&self) -> bool {
+        match self {
+            Self::Apply(ApplyError::Unavailable(_)) | Self::Fenced { .. } | Self::Stopped(_) => {
+                false
+            }
+            Self::Apply(ApplyError::Database(error)) | Self::Database(error) => !is_outage(error),
+            _ => true,
+        }
+    }
+}
+
 /// Builds what needs building, for every view, until shutdown.
 pub async fn run(
     config: RebuildConfig,
@@ -198,6 +211,13 @@ impl Builder {
         };
         let lease = Arc::new(lease);
         let built = self.build(&mut conn, &lease, shutdown).await;
+        if let Err(error) = &built
+            && error.lasts()
+        {
+            // The connection may be in the middle of what failed.
+            let mut conn = connect(&self.config).await?;
+            plan::failed(&mut conn, &*self.projector, &error.to_string()).await?;
+        }
         // A fail point stands for a killed process, which frees nothing.
         let killed = matches!(built, Err(RebuildError::Stopped(_))) && !shutdown.is_cancelled();
         if let (false, Some(lease)) = (killed, Arc::into_inner(lease)) {

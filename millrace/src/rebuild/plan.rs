@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::projection::{Build, Projector, builds};
+use crate::projection::{Build, Projector, builds, checkpoint};
 use crate::rebuild::lease::Tenure;
 use crate::rebuild::reader::{Key, Starts};
 use crate::rebuild::{RebuildConfig, RebuildError};
@@ -133,13 +133,7 @@ pub(super) async fn current(
     };
     if definition.as_deref() == Some(&builds::definition(projector)) {
         return Ok(Some(Plan {
-            build: Build {
-                view: projector.name().to_owned(),
-                number,
-                schema,
-                skips: Vec::new(),
-                parked_max: 0,
-            },
+            build: build_of(conn, projector.name(), number, schema).await?,
             partial,
         }));
     }
@@ -230,23 +224,43 @@ pub(super) async fn begin(
     .bind(number)
     .execute(&mut *tx)
     .await?;
+    let build = build_of(&mut tx, view, number, schema).await?;
     tx.commit().await?;
     tracing::info!(view, build = number, partial, "rebuild begins");
-    Ok(Some(Plan {
-        build: live_build(view, number, schema),
-        partial,
-    }))
+    Ok(Some(Plan { build, partial }))
 }
 
-fn live_build(view: &str, number: i32, schema: String) -> Build {
-    Build {
+async fn build_of(
+    conn: &mut PgConnection,
+    view: &str,
+    number: i32,
+    schema: String,
+) -> Result<Build, sqlx::Error> {
+    Ok(Build {
         view: view.to_owned(),
         number,
         schema,
-        // From the log's start nothing is skipped.
-        skips: Vec::new(),
+        skips: checkpoint::gaps_allowed(conn, view).await?,
         parked_max: 0,
-    }
+    })
+}
+
+/// Writes down for `status` what interrupted the build under way.
+pub(super) async fn failed(
+    conn: &mut PgConnection,
+    projector: &dyn Projector,
+    error: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE millrace_views.builds SET error = $3, error_at = now()
+         WHERE view = $1 AND state = 'building' AND definition = $2",
+    )
+    .bind(projector.name())
+    .bind(builds::definition(projector))
+    .bind(error.replace('\0', "\u{fffd}"))
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Adds a partition to a build, from the first record that the log holds.

@@ -195,8 +195,10 @@ async fn settle(
         "UPDATE millrace_views.checkpoints c SET epoch = c.epoch + 1
          FROM unnest($2::text[], $3::int[]) u (topic, partition)
          WHERE c.view = $1 AND c.topic = u.topic AND c.partition = u.partition",
-        "DELETE FROM millrace_views.skips s USING unnest($2::text[], $3::int[]) u (topic, partition)
-         WHERE s.view = $1 AND s.topic = u.topic AND s.partition = u.partition",
+        "UPDATE millrace_views.skips s SET rebuilt_at = now()
+         FROM unnest($2::text[], $3::int[]) u (topic, partition)
+         WHERE s.view = $1 AND s.topic = u.topic AND s.partition = u.partition
+           AND s.rebuilt_at IS NULL",
     ] {
         sqlx::query(statement)
             .bind(&build.view)
