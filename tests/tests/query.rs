@@ -6,8 +6,8 @@ use anyhow::Result;
 use millrace::config::{Secret, ViewsConfig};
 use millrace::http::health::Health;
 use millrace::http::{reads, server};
-use millrace::projection::builds;
 use millrace::projection::sql::PgConnection;
+use millrace::projection::{Request, builds, ops};
 use millrace::query::{Listed, Page, Queries, Query, QueryBus, QueryError, Shape};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -137,6 +137,14 @@ async fn a_token_is_waited_for_and_a_skipped_parked_or_late_one_is_never_a_stale
         .problem(&format!("/views/seats?after={poison}"))
         .await?;
     assert_eq!(parked, (409, "parked".to_owned()));
+    ops::request(&stage.pool, "seats", "h2", Request::Skip).await?;
+    stage
+        .until("SELECT count(*) FROM millrace_views.parked", 0)
+        .await?;
+    let gone = site
+        .problem(&format!("/views/seats?after={poison}"))
+        .await?;
+    assert_eq!(gone, (410, "skipped".to_owned()));
 
     let mut late = first.clone();
     late.position.xid += 1_000_000;

@@ -313,6 +313,7 @@ pub async fn release(
     let rest = match (request, records.split_first()) {
         (Request::Skip, Some((first, rest))) => {
             projector.pass_over(tx, build, first).await?;
+            store_skipped(tx, build, first).await?;
             rest
         }
         _ => &records[..],
@@ -331,6 +332,32 @@ pub async fn release(
     .execute(&mut *tx)
     .await?;
     Ok(applied)
+}
+
+/// Remembers a skipped event, so that whoever waits for it is told.
+async fn store_skipped(
+    tx: &mut PgConnection,
+    build: &Build,
+    record: &Record,
+) -> Result<(), sqlx::Error> {
+    let Ok(envelope) = &record.envelope else {
+        return Ok(());
+    };
+    let position = envelope.metadata.position;
+    sqlx::query(
+        "INSERT INTO millrace_views.skipped_events
+             (view, topic, partition, generation, xid, position)
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+    )
+    .bind(&build.view)
+    .bind(&*record.topic)
+    .bind(record.partition)
+    .bind(position.generation)
+    .bind(position.xid)
+    .bind(position.position)
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// Answers a request that cannot be executed: takes it back and says why.

@@ -199,6 +199,9 @@ async fn settle(
          FROM unnest($2::text[], $3::int[]) u (topic, partition)
          WHERE s.view = $1 AND s.topic = u.topic AND s.partition = u.partition
            AND s.rebuilt_at IS NULL",
+        "DELETE FROM millrace_views.skipped_events s
+         USING unnest($2::text[], $3::int[]) u (topic, partition)
+         WHERE s.view = $1 AND s.topic = u.topic AND s.partition = u.partition",
     ] {
         sqlx::query(statement)
             .bind(&build.view)
