@@ -322,7 +322,9 @@ pub(super) async fn drop_old(
     for schema in schemas {
         let mut tx = conn.begin().await?;
         // CASCADE takes the tables, and views that others built on them in spite of the SQL view.
-        let drop = format!("SET LOCAL lock_timeout = '1s'; DROP SCHEMA {schema} CASCADE;");
+        let drop = format!(
+            "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '600s'; DROP SCHEMA {schema} CASCADE;"
+        );
         sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut *tx).await?;
         tx.commit().await?;
         tracing::info!(view = projector.name(), schema, "old build dropped");

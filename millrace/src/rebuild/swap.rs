@@ -12,6 +12,9 @@ use crate::rebuild::{RebuildError, fail_point};
 /// Longest that the live sink is held up for the last records.
 const FILL_DEADLINE: Duration = Duration::from_secs(3);
 
+/// Longest that a swap may take: the rows of some partitions are moved in it, however many they are.
+pub(super) const LIMIT: Duration = Duration::from_secs(600);
+
 /// What a swap came to.
 pub(super) enum Outcome {
     /// Readers see the new rows.
@@ -30,7 +33,7 @@ pub(super) async fn swap(
 ) -> Result<Outcome, RebuildError> {
     let (plan, view) = (&fill.job.plan, fill.job.plan.build.view.clone());
     let mut tx = conn.begin().await?;
-    sqlx::raw_sql("SET LOCAL lock_timeout = '500ms'")
+    sqlx::raw_sql("SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '600s'")
         .execute(&mut *tx)
         .await?;
     let old: (i32, String) = sqlx::query_as(

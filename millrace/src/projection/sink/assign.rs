@@ -96,7 +96,7 @@ impl Core {
         let (done, conn) = self.runtime.block_on(async {
             let mut conn = match kept {
                 Some(conn) => conn,
-                None => match database::connect(&self.config.views).await {
+                None => match database::connect(&self.config.views, "millrace view").await {
                     Ok(conn) => conn,
                     Err(error) => return (Err(error.into()), None),
                 },
