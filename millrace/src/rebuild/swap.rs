@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::projection::{builds, source};
+use crate::projection::{Build, builds, source};
 use crate::rebuild::fill::{Fill, live};
 use crate::rebuild::reader::Key;
 use crate::rebuild::{RebuildError, fail_point};
@@ -67,6 +67,7 @@ pub(super) async fn swap(
         ));
     }
     let covered: Vec<Key> = until.into_keys().collect();
+    carry_requests(&mut tx, &plan.build, old.0).await?;
     if fill.job.plan.partial {
         move_rows(fill, &mut tx, &old, &covered).await?;
     } else {
@@ -82,6 +83,37 @@ pub(super) async fn swap(
         "rebuild swapped in"
     );
     Ok(Outcome::Swapped)
+}
+
+/// What operators asked for an aggregate that is parked in both builds is asked of the new one. A skip leaves out
+/// the first waiting event, so it is carried only where that is the same one.
+async fn carry_requests(
+    tx: &mut PgConnection,
+    build: &Build,
+    live: i32,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "WITH first AS (
+             SELECT build, topic, partition, aggregate_id, min(\"offset\") AS at
+             FROM millrace_views.parked_events WHERE view = $1 AND build IN ($2, $3)
+             GROUP BY build, topic, partition, aggregate_id
+         )
+         UPDATE millrace_views.parked n SET request = o.request
+         FROM millrace_views.parked o
+         JOIN first a ON a.build = $3 AND (a.topic, a.partition, a.aggregate_id)
+                                        = (o.topic, o.partition, o.aggregate_id)
+         JOIN first b ON b.build = $2 AND (b.topic, b.partition, b.aggregate_id)
+                                        = (a.topic, a.partition, a.aggregate_id)
+         WHERE n.view = $1 AND n.build = $2 AND o.view = $1 AND o.build = $3
+           AND (n.topic, n.partition, n.aggregate_id) = (o.topic, o.partition, o.aggregate_id)
+           AND (o.request = 'retry' OR o.request = 'skip' AND a.at = b.at)",
+    )
+    .bind(&build.view)
+    .bind(build.number)
+    .bind(live)
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// Whole view: the SQL view reads the new build's tables from now on.

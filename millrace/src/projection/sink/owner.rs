@@ -157,15 +157,21 @@ impl Session<'_> {
         let Some(build) = core.state().build.clone() else {
             return Ok(());
         };
+        // Those of other owners must not fill the page.
+        let (topics, partitions): (Vec<String>, Vec<i32>) =
+            core.state().held.keys().cloned().unzip();
         type Row = (String, i32, String, String);
         let rows: Vec<Row> = core.on_database(async |conn| {
             Ok(sqlx::query_as(
                 "SELECT topic, partition, aggregate_id, request FROM millrace_views.parked
+                 JOIN unnest($3::text[], $4::int[]) u (topic, partition) USING (topic, partition)
                  WHERE view = $1 AND build = $2 AND request IS NOT NULL
                  ORDER BY parked_at LIMIT 100",
             )
             .bind(&build.view)
             .bind(build.number)
+            .bind(topics)
+            .bind(partitions)
             .fetch_all(conn)
             .await?)
         })?;
