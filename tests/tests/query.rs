@@ -173,6 +173,28 @@ async fn a_token_is_waited_for_and_a_skipped_parked_or_late_one_is_never_a_stale
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_query_prepared_before_the_view_changed_is_answered_after_it() -> Result<()> {
+    let stage = Stage::new("stale").await?;
+    stage.publish("h1", "ada", 0)?;
+    stage.flush()?;
+    let sink = stage.sink().await?;
+    stage.until_all().await?;
+    let site = site(&stage.views, Some(&stage)).await?;
+    assert_eq!(site.get("/views/seats/h1").await?.0, 200);
+    // What a swap to a changed definition does: the same columns, one of another type.
+    sqlx::raw_sql(
+        "BEGIN; DROP VIEW views.seats;
+         CREATE VIEW views.seats AS SELECT hall::varchar AS hall, seats FROM seats_b1.seats; COMMIT",
+    )
+    .execute(&stage.pool)
+    .await?;
+    let (status, _, body) = site.get("/views/seats/h1").await?;
+    assert_eq!((status, body["seats"].as_i64()), (200, Some(1)), "{body}");
+    sink.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_follow_each_other_and_what_is_malformed_is_refused() -> Result<()> {
     let stage = Stage::new("pages").await?;
     stage.publish_many(300)?;
