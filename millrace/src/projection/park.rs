@@ -94,6 +94,19 @@ impl Parking {
         self.hold(key, event.offset, reason);
     }
 
+    /// True if this batch alone parks more aggregates of a partition than may be parked.
+    pub(crate) fn exceeds(&self, parked_max: i64) -> bool {
+        let max = usize::try_from(parked_max).unwrap_or_default();
+        if self.reasons.len() <= max {
+            return false;
+        }
+        let mut counts: BTreeMap<(&str, i32), usize> = BTreeMap::new();
+        for (topic, partition, _) in self.reasons.keys() {
+            *counts.entry((topic, *partition)).or_default() += 1;
+        }
+        counts.values().any(|count| *count > max)
+    }
+
     /// An earlier bad event than the one already found takes its place, reason included.
     fn hold(&mut self, key: Key, offset: i64, reason: String) {
         match self.held.get(&key) {

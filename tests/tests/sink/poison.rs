@@ -324,3 +324,35 @@ async fn more_parked_aggregates_than_the_cap_stop_the_partition_until_there_is_r
     sink.stop().await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_too_much_poison_is_written_up_to_the_aggregate_that_exceeds_the_cap()
+-> Result<()> {
+    let mut world = World::new(Servers::shared(), 1).await?;
+    world.options.view_parked_max = 2;
+    let view = world.view(fold(Halls));
+    world.reserve("good", "ada")?;
+    for n in 0..40 {
+        world.reserve(&format!("bad{n}"), "nul\0")?;
+    }
+    world.flush()?;
+    let sink = world.sink(&view).await?;
+    world
+        .until(
+            "SELECT count(*) FROM millrace_views.checkpoints
+             WHERE next = 3 AND error LIKE 'offset 3, checkpoint 3: %the cap is 2%'",
+            1,
+        )
+        .await?;
+    world
+        .until("SELECT count(*) FROM millrace_views.parked", 2)
+        .await?;
+    assert_eq!(
+        world
+            .count(&format!("SELECT taken FROM views.{}", view.view_name()))
+            .await,
+        1
+    );
+    sink.stop().await?;
+    Ok(())
+}

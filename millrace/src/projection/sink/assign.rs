@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub(super) struct Core {
     state: Mutex<State>,
     /// Set by the callback when partitions went away: what was polled for them must go too.
     pub(super) revoked: AtomicBool,
+    /// Most records of a batch for now: halved by one that took too long, doubled by one that did not.
+    pub(super) batch_records: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -69,6 +71,7 @@ impl Core {
         (runtime, health, shutdown): (Handle, Arc<Health>, CancellationToken),
     ) -> Self {
         Self {
+            batch_records: AtomicUsize::new(config.options.view_batch_records as usize),
             config,
             projector,
             decoder,

@@ -127,7 +127,7 @@ impl Session<'_> {
     /// Polls until the batch is full, the input drained or the deadline of its first record over.
     fn collect(&mut self) -> Result<(), SinkError> {
         let options = &self.core.config.options;
-        let full = options.view_batch_records as usize;
+        let full = self.core.batch_records.load(Ordering::Relaxed);
         let full_bytes = usize::try_from(options.view_batch_bytes).unwrap_or(usize::MAX);
         let allowed = Duration::from_millis(options.view_batch_deadline_ms);
         let mut first: Option<Instant> = None;
@@ -301,6 +301,13 @@ impl Session<'_> {
                         );
                     }
                 }
+                Err(error) if is_too_slow(&error) && self.batch.len() > 1 => {
+                    // The same batch would take as long again: a new consumer reads less at a time from the
+                    // checkpoints on.
+                    let half = self.batch.len() / 2;
+                    self.core.batch_records.store(half, Ordering::Relaxed);
+                    return Err(error);
+                }
                 Err(error) => {
                     waited = true;
                     self.endure(&error)?;
@@ -381,6 +388,11 @@ impl Session<'_> {
 
     fn written(&mut self, moves: &BTreeMap<Key, Move>, applied: &Applied) {
         self.core.health.wrote(applied.applied);
+        let most = self.core.config.options.view_batch_records as usize;
+        let limit = self.core.batch_records.load(Ordering::Relaxed);
+        self.core
+            .batch_records
+            .store((limit * 2).min(most), Ordering::Relaxed);
         let mut list = TopicPartitionList::new();
         let mut state = self.core.state();
         for (key, step) in moves {
@@ -477,6 +489,16 @@ pub(super) fn list_of<'k>(keys: impl IntoIterator<Item = &'k Key>) -> TopicParti
         list.add_partition(topic, *partition);
     }
     list
+}
+
+/// Postgres is there and ended a statement at its time limit.
+fn is_too_slow(error: &SinkError) -> bool {
+    matches!(
+        error,
+        SinkError::Database(sqlx::Error::Database(error))
+            | SinkError::Apply(ApplyError::Database(sqlx::Error::Database(error)))
+            if error.code().as_deref() == Some("57014")
+    )
 }
 
 /// Nothing can be written down then; the other errors show in `status`.
