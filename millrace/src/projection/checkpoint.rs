@@ -38,6 +38,8 @@ pub struct Beginning {
     pub first: i64,
     /// First offset that the view applies; what lies between is a recorded skip.
     pub next: i64,
+    /// Journal position of the last event skipped; none if that is none.
+    pub last: Option<JournalPosition>,
 }
 
 /// Partitions of these that have a checkpoint already.
@@ -77,26 +79,35 @@ pub async fn claim(
     let mut tx = conn.begin().await?;
     for beginning in beginnings {
         let created = sqlx::query(
-            "INSERT INTO millrace_views.checkpoints (view, topic, partition, next)
-             VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+            "INSERT INTO millrace_views.checkpoints
+                 (view, topic, partition, next, generation, xid, position)
+             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
         )
         .bind(view)
         .bind(&beginning.topic)
         .bind(beginning.partition)
         .bind(beginning.next)
+        .bind(beginning.last.map(|last| last.generation))
+        .bind(beginning.last.map(|last| last.xid))
+        .bind(beginning.last.map(|last| last.position))
         .execute(&mut *tx)
         .await?
         .rows_affected();
         if created == 1 && beginning.next > beginning.first {
             sqlx::query(
-                "INSERT INTO millrace_views.skips (view, topic, partition, from_offset, to_offset)
-                 VALUES ($1, $2, $3, $4, $5)",
+                "INSERT INTO millrace_views.skips
+                     (view, topic, partition, from_offset, to_offset,
+                      to_generation, to_xid, to_position)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
             )
             .bind(view)
             .bind(&beginning.topic)
             .bind(beginning.partition)
             .bind(beginning.first)
             .bind(beginning.next)
+            .bind(beginning.last.map(|last| last.generation))
+            .bind(beginning.last.map(|last| last.xid))
+            .bind(beginning.last.map(|last| last.position))
             .execute(&mut *tx)
             .await?;
         }

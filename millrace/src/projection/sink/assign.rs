@@ -167,14 +167,20 @@ impl Core {
         (topic, partition): &Key,
     ) -> Result<Beginning, SinkError> {
         let (first, end) = consumer.fetch_watermarks(topic, *partition, KAFKA_TIMEOUT)?;
+        let (next, last) = match self.projector.start() {
+            Start::Earliest => (first, None),
+            Start::Now => {
+                let at = (topic.as_str(), *partition);
+                let last = reader::last_event_before(&self.config.kafka, at, first, end)?;
+                (end, last)
+            }
+        };
         Ok(Beginning {
             topic: topic.clone(),
             partition: *partition,
             first,
-            next: match self.projector.start() {
-                Start::Earliest => first,
-                Start::Now => end,
-            },
+            next,
+            last,
         })
     }
 
