@@ -60,7 +60,9 @@ impl Query for ListOrders {
 
     async fn run(&self, page: &Page, db: &mut PgConnection) -> Result<Self::Answer, QueryError> {
         let rows: Vec<Order> = sqlx::query_as(
-            "SELECT * FROM views.orders
+            "SELECT order_id, customer_id, status, currency, line_count, total_cents, placed_at,
+                    updated_at, version
+             FROM views.orders
              WHERE ($1 IS NULL OR customer_id = $1) AND ($2 IS NULL OR status = $2)
                AND ($3 IS NULL OR order_id > $3)
              ORDER BY order_id LIMIT $4",
@@ -89,14 +91,18 @@ impl Query for GetOrder {
     type Answer = Order;
 
     async fn run(&self, _: &Page, db: &mut PgConnection) -> Result<Order, QueryError> {
-        sqlx::query_as("SELECT * FROM views.orders WHERE order_id = $1")
-            .bind(&self.id)
-            .fetch_optional(db)
-            .await?
-            .ok_or_else(|| QueryError::NotFound {
-                what: "order",
-                id: self.id.clone(),
-            })
+        sqlx::query_as(
+            "SELECT order_id, customer_id, status, currency, line_count, total_cents, placed_at,
+                    updated_at, version
+             FROM views.orders WHERE order_id = $1",
+        )
+        .bind(&self.id)
+        .fetch_optional(db)
+        .await?
+        .ok_or_else(|| QueryError::NotFound {
+            what: "order",
+            id: self.id.clone(),
+        })
     }
 }
 
@@ -123,7 +129,7 @@ impl Query for ListCustomerTotals {
 
     async fn run(&self, page: &Page, db: &mut PgConnection) -> Result<Self::Answer, QueryError> {
         let rows: Vec<CustomerTotal> = sqlx::query_as(
-            "SELECT * FROM views.customer_totals WHERE ($1 IS NULL OR customer_id > $1)
+            "SELECT customer_id, orders, total_cents FROM views.customer_totals WHERE ($1 IS NULL OR customer_id > $1)
              ORDER BY customer_id LIMIT $2",
         )
         .bind(page.key::<String>("customer-totals")?)
@@ -148,7 +154,7 @@ impl Query for GetCustomerTotal {
     type Answer = CustomerTotal;
 
     async fn run(&self, _: &Page, db: &mut PgConnection) -> Result<CustomerTotal, QueryError> {
-        sqlx::query_as("SELECT * FROM views.customer_totals WHERE customer_id = $1")
+        sqlx::query_as("SELECT customer_id, orders, total_cents FROM views.customer_totals WHERE customer_id = $1")
             .bind(&self.id)
             .fetch_optional(db)
             .await?

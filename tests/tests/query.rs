@@ -6,8 +6,8 @@ use anyhow::Result;
 use millrace::config::{Secret, ViewsConfig};
 use millrace::http::health::Health;
 use millrace::http::{reads, server};
-use millrace::projection::builds;
 use millrace::projection::sql::PgConnection;
+use millrace::projection::{Request, builds, ops};
 use millrace::query::{Listed, Page, Queries, Query, QueryBus, QueryError, Shape};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -137,6 +137,14 @@ async fn a_token_is_waited_for_and_a_skipped_parked_or_late_one_is_never_a_stale
         .problem(&format!("/views/seats?after={poison}"))
         .await?;
     assert_eq!(parked, (409, "parked".to_owned()));
+    ops::request(&stage.pool, "seats", "h2", Request::Skip).await?;
+    stage
+        .until("SELECT count(*) FROM millrace_views.parked", 0)
+        .await?;
+    let gone = site
+        .problem(&format!("/views/seats?after={poison}"))
+        .await?;
+    assert_eq!(gone, (410, "skipped".to_owned()));
 
     let mut late = first.clone();
     late.position.xid += 1_000_000;
@@ -161,6 +169,28 @@ async fn a_token_is_waited_for_and_a_skipped_parked_or_late_one_is_never_a_stale
         .problem(&format!("/views/seats/h1?after={skipped}"))
         .await?;
     assert_eq!(gone, (410, "skipped".to_owned()));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_prepared_before_the_view_changed_is_answered_after_it() -> Result<()> {
+    let stage = Stage::new("stale").await?;
+    stage.publish("h1", "ada", 0)?;
+    stage.flush()?;
+    let sink = stage.sink().await?;
+    stage.until_all().await?;
+    let site = site(&stage.views, Some(&stage)).await?;
+    assert_eq!(site.get("/views/seats/h1").await?.0, 200);
+    // What a swap to a changed definition does: the same columns, one of another type.
+    sqlx::raw_sql(
+        "BEGIN; DROP VIEW views.seats;
+         CREATE VIEW views.seats AS SELECT hall::varchar AS hall, seats FROM seats_b1.seats; COMMIT",
+    )
+    .execute(&stage.pool)
+    .await?;
+    let (status, _, body) = site.get("/views/seats/h1").await?;
+    assert_eq!((status, body["seats"].as_i64()), (200, Some(1)), "{body}");
+    sink.stop().await?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use millrace::projection::checkpoint::{self, Move};
-use millrace::rebuild::{self, Builder, RebuildError};
+use millrace::rebuild::{self, Builder, RebuildError, Work};
 use tokio_util::sync::CancellationToken;
 
 use crate::stage::Stage;
@@ -204,6 +204,30 @@ async fn a_reset_during_a_build_waits_for_the_next_one() -> Result<()> {
     );
     assert_eq!(stage.number(LIVE_BUILD).await?, 3);
     stage.until_all().await?;
+    sink.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_for_another_definition_waits_for_the_program_that_has_it() -> Result<()> {
+    let stage = Stage::new("other").await?;
+    stage.publish_many(300)?;
+    let sink = stage.sink().await?;
+    stage.until_all().await?;
+    ask(&stage).await?;
+    sqlx::query("UPDATE millrace_views.resets SET definition = 'another'")
+        .execute(&stage.pool)
+        .await?;
+    let found = stage.builder().once(&CancellationToken::new()).await?;
+    assert_eq!(found, Work::None);
+    // An operator's own reset is not held up by them, and leaves them open.
+    ask(&stage).await?;
+    let found = stage.builder().once(&CancellationToken::new()).await?;
+    assert_eq!(found, Work::Done);
+    assert_eq!(stage.number(LIVE_BUILD).await?, 2);
+    let open = "SELECT count(*) FROM millrace_views.resets
+                WHERE definition = 'another' AND build IS NULL AND done_at IS NULL";
+    assert_eq!(stage.number(open).await?, 3);
     sink.stop().await?;
     Ok(())
 }

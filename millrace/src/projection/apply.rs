@@ -126,6 +126,10 @@ async fn write<W: Write>(
     // Left halves are written before right ones, so an aggregate's events stay in order.
     let mut ranges: Vec<Range<usize>> = std::iter::once(0..events.len()).collect();
     while let Some(range) = ranges.pop() {
+        // The cap stops the partition anyway; to find the rest one by one could take longer than a step may.
+        if parking.exceeds(build.parked_max) {
+            break;
+        }
         let batch: Vec<&Recorded<W::Payload>> = events[range.clone()]
             .iter()
             .filter(|event| !parking.holds_event(event))

@@ -152,7 +152,7 @@ pub async fn ensure(
     let live = match live(&mut tx, projector).await? {
         Some(live) => {
             if !live.current {
-                ask_for_rebuild(&mut tx, projector.name()).await?;
+                ask_for_rebuild(&mut tx, projector).await?;
             }
             live
         }
@@ -186,16 +186,21 @@ pub async fn ensure(
     Ok(live)
 }
 
-async fn ask_for_rebuild(tx: &mut PgConnection, view: &str) -> Result<(), sqlx::Error> {
+/// The resets carry the definition: a process that still runs the old program must not take them for its own.
+async fn ask_for_rebuild(
+    tx: &mut PgConnection,
+    projector: &dyn Projector,
+) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO millrace_views.resets (view, topic, partition, target, next)
-         SELECT c.view, c.topic, c.partition, 0, c.next FROM millrace_views.checkpoints c
+        "INSERT INTO millrace_views.resets (view, topic, partition, target, next, definition)
+         SELECT c.view, c.topic, c.partition, 0, c.next, $2 FROM millrace_views.checkpoints c
          WHERE c.view = $1 AND NOT EXISTS (
              SELECT FROM millrace_views.resets r
              WHERE r.view = c.view AND r.topic = c.topic AND r.partition = c.partition
-               AND r.done_at IS NULL)",
+               AND r.definition = $2 AND r.done_at IS NULL)",
     )
-    .bind(view)
+    .bind(projector.name())
+    .bind(definition(projector))
     .execute(tx)
     .await?;
     Ok(())

@@ -38,6 +38,8 @@ pub struct Beginning {
     pub first: i64,
     /// First offset that the view applies; what lies between is a recorded skip.
     pub next: i64,
+    /// Journal position of the last event skipped; none if that is none.
+    pub last: Option<JournalPosition>,
 }
 
 /// Partitions of these that have a checkpoint already.
@@ -77,26 +79,35 @@ pub async fn claim(
     let mut tx = conn.begin().await?;
     for beginning in beginnings {
         let created = sqlx::query(
-            "INSERT INTO millrace_views.checkpoints (view, topic, partition, next)
-             VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+            "INSERT INTO millrace_views.checkpoints
+                 (view, topic, partition, next, generation, xid, position)
+             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
         )
         .bind(view)
         .bind(&beginning.topic)
         .bind(beginning.partition)
         .bind(beginning.next)
+        .bind(beginning.last.map(|last| last.generation))
+        .bind(beginning.last.map(|last| last.xid))
+        .bind(beginning.last.map(|last| last.position))
         .execute(&mut *tx)
         .await?
         .rows_affected();
         if created == 1 && beginning.next > beginning.first {
             sqlx::query(
-                "INSERT INTO millrace_views.skips (view, topic, partition, from_offset, to_offset)
-                 VALUES ($1, $2, $3, $4, $5)",
+                "INSERT INTO millrace_views.skips
+                     (view, topic, partition, from_offset, to_offset,
+                      to_generation, to_xid, to_position)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
             )
             .bind(view)
             .bind(&beginning.topic)
             .bind(beginning.partition)
             .bind(beginning.first)
             .bind(beginning.next)
+            .bind(beginning.last.map(|last| last.generation))
+            .bind(beginning.last.map(|last| last.xid))
+            .bind(beginning.last.map(|last| last.position))
             .execute(&mut *tx)
             .await?;
         }
@@ -243,12 +254,26 @@ pub async fn advance(
 }
 
 /// Records that an operator set the group back; the same reset is recorded once, however often it is seen.
+/// False, with nothing recorded, if the checkpoint was no longer ours: its row is locked until `tx` ends.
 pub async fn record_reset(
     tx: &mut PgConnection,
     view: &str,
     checkpoint: &Checkpoint,
     target: i64,
-) -> Result<(), sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
+    let ours: Option<bool> = sqlx::query_scalar(
+        "SELECT true FROM millrace_views.checkpoints
+         WHERE view = $1 AND topic = $2 AND partition = $3 AND epoch = $4 FOR UPDATE",
+    )
+    .bind(view)
+    .bind(&checkpoint.topic)
+    .bind(checkpoint.partition)
+    .bind(checkpoint.epoch)
+    .fetch_optional(&mut *tx)
+    .await?;
+    if ours.is_none() {
+        return Ok(false);
+    }
     sqlx::query(
         "INSERT INTO millrace_views.resets (view, topic, partition, target, next)
          SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (
@@ -263,7 +288,7 @@ pub async fn record_reset(
     .bind(checkpoint.next)
     .execute(tx)
     .await?;
-    Ok(())
+    Ok(true)
 }
 
 /// Records a skip and moves the checkpoint over it; `last` is the last event skipped. False if the
@@ -307,24 +332,43 @@ pub async fn record_skip(
     Ok(advance(tx, view, &[step]).await?.is_empty())
 }
 
-/// Skips recorded for a view.
+/// Skips of a view that no rebuild has undone.
 pub async fn skips(conn: &mut PgConnection, view: &str) -> Result<Vec<Skip>, sqlx::Error> {
-    let rows: Vec<(String, i32, i64, i64)> = sqlx::query_as(
+    let rows = sqlx::query_as(
         "SELECT topic, partition, from_offset, to_offset FROM millrace_views.skips
-         WHERE view = $1 ORDER BY id",
+         WHERE view = $1 AND rebuilt_at IS NULL ORDER BY id",
     )
     .bind(view)
     .fetch_all(conn)
     .await?;
-    Ok(rows
-        .into_iter()
+    Ok(skips_of(rows))
+}
+
+/// Where a build may pass a gap in an aggregate's events: from the beginning of every skip that was ever
+/// recorded. A build reads what was skipped, so none of these holds an offset.
+pub(crate) async fn gaps_allowed(
+    conn: &mut PgConnection,
+    view: &str,
+) -> Result<Vec<Skip>, sqlx::Error> {
+    let rows = sqlx::query_as(
+        "SELECT DISTINCT ON (topic, partition) topic, partition, from_offset, from_offset
+         FROM millrace_views.skips WHERE view = $1 ORDER BY topic, partition, from_offset",
+    )
+    .bind(view)
+    .fetch_all(conn)
+    .await?;
+    Ok(skips_of(rows))
+}
+
+fn skips_of(rows: Vec<(String, i32, i64, i64)>) -> Vec<Skip> {
+    rows.into_iter()
         .map(|(topic, partition, from, to)| Skip {
             topic,
             partition,
             from,
             to,
         })
-        .collect())
+        .collect()
 }
 
 /// Writes down why a partition stands still, for `status`; only while it is still ours.
@@ -342,7 +386,8 @@ pub async fn record_error(
     .bind(&checkpoint.topic)
     .bind(checkpoint.partition)
     .bind(checkpoint.epoch)
-    .bind(error)
+    // The reason may quote an event, and Postgres stores no NUL.
+    .bind(error.replace('\0', "\u{fffd}"))
     .execute(conn)
     .await?;
     Ok(())

@@ -390,7 +390,7 @@ fn gap<E>(version: i64, event: &Recorded<E>) -> WriteError {
         reason: format!(
             "event {} of aggregate {} follows {version}: events between them are missing from the \
              topic; compare with `millrace events`, and if they are lost on purpose, reset the group \
-             forwards over this offset",
+             forwards over this offset, from the checkpoint to the one after it",
             event.sequence, event.aggregate_id
         ),
     })

@@ -338,6 +338,8 @@ pub struct BuildStatus {
     pub applied: i64,
     /// Offsets to apply until it stands where the live build does.
     pub total: i64,
+    /// What interrupted it last and will do so again until an operator acts; it is tried again meanwhile.
+    pub error: Option<String>,
 }
 
 /// Asks Kafka whether it is there; at most four seconds.
@@ -387,7 +389,7 @@ async fn status_of(
             skips: rows(
                 pool,
                 "SELECT topic, partition, from_offset, to_offset, created_at
-                 FROM millrace_views.skips WHERE view = $1 ORDER BY id",
+                 FROM millrace_views.skips WHERE view = $1 AND rebuilt_at IS NULL ORDER BY id",
                 &view,
             )
             .await?,
@@ -408,7 +410,7 @@ async fn status_of(
             .await?,
             building: rows(
                 pool,
-                "SELECT b.build, b.reason, b.started_at,
+                "SELECT b.build, b.reason, b.started_at, b.error,
                         coalesce(sum(p.next), 0)::bigint AS applied,
                         coalesce(sum(c.next), 0)::bigint AS total
                  FROM millrace_views.builds b
@@ -417,7 +419,7 @@ async fn status_of(
                  LEFT JOIN millrace_views.checkpoints c
                      ON c.view = p.view AND c.topic = p.topic AND c.partition = p.partition
                  WHERE b.view = $1 AND b.state = 'building'
-                 GROUP BY b.build, b.reason, b.started_at ORDER BY b.build",
+                 GROUP BY b.build, b.reason, b.started_at, b.error ORDER BY b.build",
                 &view,
             )
             .await?,

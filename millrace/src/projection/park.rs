@@ -94,6 +94,19 @@ impl Parking {
         self.hold(key, event.offset, reason);
     }
 
+    /// True if this batch alone parks more aggregates of a partition than may be parked.
+    pub(crate) fn exceeds(&self, parked_max: i64) -> bool {
+        let max = usize::try_from(parked_max).unwrap_or_default();
+        if self.reasons.len() <= max {
+            return false;
+        }
+        let mut counts: BTreeMap<(&str, i32), usize> = BTreeMap::new();
+        for (topic, partition, _) in self.reasons.keys() {
+            *counts.entry((topic, *partition)).or_default() += 1;
+        }
+        counts.values().any(|count| *count > max)
+    }
+
     /// An earlier bad event than the one already found takes its place, reason included.
     fn hold(&mut self, key: Key, offset: i64, reason: String) {
         match self.held.get(&key) {
@@ -219,22 +232,21 @@ async fn check_cap(
         .fetch_one(&mut *tx)
         .await?;
         if count > build.parked_max {
-            let first = parking
+            let mut newest: Vec<(i64, &str, &str)> = parking
                 .reasons
                 .iter()
-                .find(|(key, _)| key.0 == topic && key.1 == partition);
-            let (id, reason) = first.map_or(("", ""), |(key, reason)| (&key.2, reason));
+                .filter(|(key, _)| key.0 == topic && key.1 == partition)
+                .map(|(key, reason)| (parking.held[key], key.2.as_str(), reason.as_str()))
+                .collect();
+            newest.sort_unstable();
+            // Those before it are parked and can be retried or skipped, which makes room.
+            let room = build.parked_max - (count - newest.len() as i64);
+            let first = usize::try_from(room).unwrap_or_default();
+            let (offset, id, reason) = newest[first.min(newest.len() - 1)];
             return Err(ApplyError::Stop {
                 topic: topic.to_owned(),
                 partition,
-                offset: parking
-                    .held
-                    .iter()
-                    .filter(|(key, _)| key.0 == topic && key.1 == partition)
-                    .map(|(_, first)| *first)
-                    .filter(|first| *first >= 0)
-                    .min()
-                    .unwrap_or_default(),
+                offset,
                 reason: format!(
                     "{count} aggregates would be parked, the cap is {}; the newest, {id}: {reason}; \
                      correct the view or retry and skip with `millrace parked`",
@@ -314,6 +326,7 @@ pub async fn release(
     let rest = match (request, records.split_first()) {
         (Request::Skip, Some((first, rest))) => {
             projector.pass_over(tx, build, first).await?;
+            store_skipped(tx, build, first).await?;
             rest
         }
         _ => &records[..],
@@ -334,6 +347,32 @@ pub async fn release(
     Ok(applied)
 }
 
+/// Remembers a skipped event, so that whoever waits for it is told.
+async fn store_skipped(
+    tx: &mut PgConnection,
+    build: &Build,
+    record: &Record,
+) -> Result<(), sqlx::Error> {
+    let Ok(envelope) = &record.envelope else {
+        return Ok(());
+    };
+    let position = envelope.metadata.position;
+    sqlx::query(
+        "INSERT INTO millrace_views.skipped_events
+             (view, topic, partition, generation, xid, position)
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+    )
+    .bind(&build.view)
+    .bind(&*record.topic)
+    .bind(record.partition)
+    .bind(position.generation)
+    .bind(position.xid)
+    .bind(position.position)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// Answers a request that cannot be executed: takes it back and says why.
 pub(crate) async fn refuse(
     conn: &mut PgConnection,
@@ -350,7 +389,7 @@ pub(crate) async fn refuse(
     .bind(parked.topic)
     .bind(parked.partition)
     .bind(parked.aggregate_id)
-    .bind(reason)
+    .bind(reason.replace('\0', "\u{fffd}"))
     .execute(conn)
     .await?;
     Ok(())

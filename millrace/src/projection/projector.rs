@@ -33,7 +33,8 @@ pub struct Build {
     pub number: i32,
     /// Postgres schema of its tables, such as `customer_totals_b2`.
     pub schema: String,
-    /// Recorded skips of the partitions in hand; none while a build starts from the log's start.
+    /// Recorded skips: a gap in an aggregate's events behind one of them is passed. A build from the log's start
+    /// reads what was skipped, so its skips hold no offset and only say where gaps begin.
     pub skips: Vec<Skip>,
     /// Most parked aggregates of a partition; one more stops it.
     pub parked_max: i64,
@@ -251,12 +252,13 @@ pub(crate) fn source(topic: &str, partition: i32) -> String {
 
 /// True for an error that lies in the data: another try would fail again, another event may not.
 ///
-/// These are the classes 22 (data exception), 23 (integrity), 44 (check option) and P0001 (raised).
+/// These are the classes 22 (data exception), 23 (integrity), 44 (check option), 54 (a limit of the server,
+/// such as an index entry too large) and P0001 (raised).
 pub fn is_poison(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Encode(_) => true,
         sqlx::Error::Database(database) => database.code().is_some_and(|code| {
-            ["22", "23", "44"]
+            ["22", "23", "44", "54"]
                 .iter()
                 .any(|class| code.starts_with(class))
                 || code == "P0001"

@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 use crate::event::Metadata;
 use crate::log::headers::{self, HeaderError};
 
+/// Longest key of an event: it stands in the primary keys of views and of parking, whose entries are bounded.
+const KEY_MAX_BYTES: usize = 200;
+
 /// A consumed record.
 #[derive(Debug, Clone)]
 pub struct Record {
@@ -42,8 +45,10 @@ pub struct Envelope {
 /// Why a record is no event of any aggregate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// The key is the aggregate's id, so there must be one and it must be text.
-    #[error("the record has no key, or one that is not UTF-8")]
+    /// The key is the aggregate's id, so there must be one, and it must be text that Postgres can index.
+    #[error(
+        "the record has no key, or one that is not UTF-8, holds a NUL or is longer than {KEY_MAX_BYTES} bytes"
+    )]
     Key,
     /// A header that every event carries is missing or malformed.
     #[error(transparent)]
@@ -101,6 +106,7 @@ impl Envelope {
     fn read(key: Option<&[u8]>, headers: &HeaderBlock) -> Result<Self, RecordError> {
         let (sequence, metadata) = headers::parse(headers.iter())?;
         let aggregate_id = key
+            .filter(|key| key.len() <= KEY_MAX_BYTES && !key.contains(&0))
             .and_then(|key| std::str::from_utf8(key).ok())
             .ok_or(RecordError::Key)?
             .to_owned();
@@ -155,14 +161,15 @@ impl HeaderBlock {
         })
     }
 
-    /// An object of name and text; a value that is not UTF-8 becomes an array of its bytes.
+    /// An object of name and text; a value that is not UTF-8, or holds a NUL, which Postgres stores in no text,
+    /// becomes an array of its bytes.
     pub fn to_json(&self) -> Value {
         let mut object = Map::new();
         for (name, value) in self.iter() {
             let value = match value.map(|bytes| (bytes, std::str::from_utf8(bytes))) {
                 None => Value::Null,
-                Some((_, Ok(text))) => Value::from(text),
-                Some((bytes, Err(_))) => Value::from(bytes.to_vec()),
+                Some((_, Ok(text))) if !text.contains('\0') => Value::from(text),
+                Some((bytes, _)) => Value::from(bytes.to_vec()),
             };
             object.entry(name).or_insert(value);
         }
@@ -210,9 +217,12 @@ mod tests {
         let mut block = HeaderBlock::default();
         block.push("ce_id", Some(b"1"));
         block.push("trace", None);
+        block.push("zy", Some(b"a\0b"));
         block.push("zz", Some(&[0xff, 0x00]));
-        assert_eq!(block.iter().count(), 3);
-        assert_eq!(HeaderBlock::from_json(&block.to_json()), block);
+        assert_eq!(block.iter().count(), 4);
+        let json = block.to_json();
+        assert_eq!(HeaderBlock::from_json(&json), block);
+        assert!(!json.to_string().contains("\\u0000"), "{json}");
     }
 
     #[test]

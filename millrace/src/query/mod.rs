@@ -19,8 +19,8 @@ pub use page::{Listed, Page};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use sqlx::PgConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Connection, PgConnection};
 
 use crate::config::ViewsConfig;
 use crate::position::Token;
@@ -168,8 +168,16 @@ impl QueryBus {
         page: &Page,
         after: Option<&After>,
     ) -> Result<Q::Answer, QueryError> {
-        self.read(Q::VIEW, after, async |db: &mut PgConnection| {
-            query.run(page, db).await
+        self.wait(Q::VIEW, after).await?;
+        bounded(async {
+            let mut db = self.pool.acquire().await?;
+            match query.run(page, &mut db).await {
+                Err(error) if is_stale_plan(&error) => {
+                    db.clear_cached_statements().await?;
+                    query.run(page, &mut db).await
+                }
+                done => done,
+            }
         })
         .await
     }
@@ -190,19 +198,22 @@ impl QueryBus {
         let Some(((name, _), node)) = found else {
             return Err(QueryError::NoQuery(self.known(view, shape)));
         };
-        let node = node.clone();
-        self.read(name, after, async move |db: &mut PgConnection| {
-            node.answer(filters, page, db).await
+        self.wait(name, after).await?;
+        bounded(async {
+            let mut db = self.pool.acquire().await?;
+            match node.answer(filters.clone(), page.clone(), &mut db).await {
+                Err(error) if is_stale_plan(&error) => {
+                    db.clear_cached_statements().await?;
+                    node.answer(filters, page, &mut db).await
+                }
+                done => done,
+            }
         })
         .await
     }
 
-    async fn read<T>(
-        &self,
-        view: &str,
-        after: Option<&After>,
-        run: impl AsyncFnOnce(&mut PgConnection) -> Result<T, QueryError>,
-    ) -> Result<T, QueryError> {
+    /// Returns when the view has applied what the caller must see.
+    async fn wait(&self, view: &str, after: Option<&After>) -> Result<(), QueryError> {
         if let Some(After { token, timeout }) = after {
             let topics = self.topics.get(view).map_or(&[][..], Vec::as_slice);
             if !topics.contains(&token.topic) {
@@ -214,11 +225,7 @@ impl QueryBus {
             }
             wait::await_token(&self.pool, view, token, *timeout).await?;
         }
-        bounded(async {
-            let mut db = self.pool.acquire().await?;
-            run(&mut db).await
-        })
-        .await
+        Ok(())
     }
 
     fn known(&self, view: &str, shape: Shape) -> String {
@@ -233,6 +240,15 @@ impl QueryBus {
             names.join(", ")
         )
     }
+}
+
+/// A swap gave the SQL view other columns than the connection's prepared statement knows: 0A000, "cached plan must
+/// not change result type".
+fn is_stale_plan(error: &QueryError) -> bool {
+    matches!(
+        error,
+        QueryError::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some("0A000")
+    )
 }
 
 /// A Postgres that accepts and never answers is one that is away.

@@ -1,10 +1,11 @@
 //! Read your own writes: waiting until a view has applied a command's events.
 //!
 //! Invariant: when the wait ends well, every row that is read afterwards contains the token's event. Three things would
-//! break it, and each has its own answer. The checkpoint passes an event that an operator skipped: a skip record says so
-//! (410). It passes an event that was parked: that event stands in `parked_events` of the live build (409). The
-//! checkpoint, the live build, skips and parking are read at different moments while a swap or a batch commits between
-//! them: all four are read by one statement, so from one snapshot. Test: `query::a_token_…`.
+//! break it, and each has its own answer. The checkpoint passes an event that an operator skipped: a skip record says so,
+//! or `skipped_events` where it was parked before (410). It passes an event that was parked: that event stands in
+//! `parked_events` of the live build (409). The checkpoint, the live build, skips and parking are read at different
+//! moments while a swap or a batch commits between them: all are read by one statement, so from one snapshot. Test:
+//! `query::a_token_…`.
 
 use std::time::{Duration, Instant};
 
@@ -71,9 +72,13 @@ async fn look(pool: &PgPool, view: &str, token: &Token) -> Result<Seen, QueryErr
         "SELECT (c.generation, c.xid, c.position) >= ($4, $5, $6),
                 EXISTS (SELECT FROM millrace_views.skips s
                         WHERE s.view = c.view AND s.topic = c.topic AND s.partition = c.partition
+                          AND s.rebuilt_at IS NULL
                           AND (s.from_position IS NULL
                                OR (s.from_generation, s.from_xid, s.from_position) < ($4, $5, $6))
-                          AND (s.to_generation, s.to_xid, s.to_position) >= ($4, $5, $6)),
+                          AND (s.to_generation, s.to_xid, s.to_position) >= ($4, $5, $6))
+                OR EXISTS (SELECT FROM millrace_views.skipped_events s
+                           WHERE s.view = c.view AND s.topic = c.topic AND s.partition = c.partition
+                             AND (s.generation, s.xid, s.position) = ($4, $5, $6)),
                 (SELECT p.aggregate_id FROM millrace_views.parked_events p
                  JOIN millrace_views.views v ON v.name = p.view AND v.live_build = p.build
                  WHERE p.view = c.view AND p.topic = c.topic AND p.partition = c.partition

@@ -1,5 +1,6 @@
 //! Filling the shadow, on a thread of its own: read up to the live checkpoints, apply, until a swap succeeds.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::lease::Lease;
 use crate::position::JournalPosition;
+use crate::projection::sink::database::{self, STEP_TIMEOUT};
 use crate::projection::{Decoder, Projector, Record, is_outage};
 use crate::rebuild::lease::Tenure;
 use crate::rebuild::plan::{self, Plan};
@@ -32,15 +34,35 @@ pub(super) struct Job {
     pub(super) stop: CancellationToken,
 }
 
+impl Job {
+    /// A step on the database: it ends when it takes too long, or when the build is told to stop. Its transaction
+    /// is rolled back with the connection then.
+    fn wait<T, E>(
+        &self,
+        limit: Duration,
+        step: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, RebuildError>
+    where
+        RebuildError: From<E>,
+    {
+        self.runtime.block_on(async {
+            tokio::select! {
+                done = database::bounded_by(limit, async { Ok(step.await?) }) => done,
+                () = self.stop.cancelled() => Err(RebuildError::Stopped("on request")),
+            }
+        })
+    }
+}
+
 /// Builds to the end.
 pub(super) fn run(mut job: Job) -> Result<(), RebuildError> {
     job.plan.build.parked_max = job.config.parked_max;
     let runtime = job.runtime.clone();
-    let mut conn = runtime.block_on(connect(&job.config))?;
+    let mut conn = job.wait(STEP_TIMEOUT, connect(&job.config))?;
     let mut backoff = BACKOFF_MIN;
     loop {
         // Opened anew after a swap that was rolled back: what it had read is not in the shadow.
-        let next = runtime.block_on(shadow(&mut conn, &job.plan))?;
+        let next = job.wait(STEP_TIMEOUT, shadow(&mut conn, &job.plan))?;
         let reader = Reader::open(&job.config.kafka, &next)?;
         let mut fill = Fill {
             job: &job,
@@ -49,14 +71,14 @@ pub(super) fn run(mut job: Job) -> Result<(), RebuildError> {
         };
         fill.catch_up(&mut conn)?;
         fail_point("rebuild.before-swap")?;
-        match runtime.block_on(swap::swap(&mut fill, &mut conn)) {
+        match job.wait(swap::LIMIT, swap::swap(&mut fill, &mut conn)) {
             Ok(swap::Outcome::Swapped) => return Ok(()),
             Ok(swap::Outcome::NotYet(why)) => {
                 tracing::debug!(view = job.plan.build.view, why, "swap put off");
             }
             Err(RebuildError::Database(error)) if is_outage(&error) => {
                 tracing::info!(view = job.plan.build.view, %error, "swap put off");
-                conn = runtime.block_on(connect(&job.config))?;
+                conn = job.wait(STEP_TIMEOUT, connect(&job.config))?;
             }
             Err(error) => return Err(error),
         }
@@ -85,10 +107,11 @@ impl Fill<'_> {
             if !self.job.lease.is_held() {
                 return Err(self.fenced("the lease was lost"));
             }
-            let live = self.job.runtime.block_on(self.live(conn))?;
+            let job = self.job;
+            let live = job.wait(STEP_TIMEOUT, self.live(conn))?;
             let batch = self.read(&live)?;
             if batch.has_moved() {
-                self.job.runtime.block_on(self.commit(conn, batch))?;
+                job.wait(STEP_TIMEOUT, self.commit(conn, batch))?;
                 fail_point("rebuild.after-batch")?;
             }
             let missing: i64 = live

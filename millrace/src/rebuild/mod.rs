@@ -29,21 +29,23 @@ mod plan;
 mod reader;
 mod swap;
 
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, PgConnection};
+use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{KafkaConfig, ViewsConfig};
 use crate::lease::{Attempt, Lease, LeaseError, LeaseSpec};
 use crate::projection::builds::BuildError;
-use crate::projection::{ApplyError, Decoder, Projector};
+use crate::projection::sink::database;
+use crate::projection::{ApplyError, Decoder, Projector, is_outage};
 
 pub use plan::{Progress, ask, progress};
 
+const APPLICATION: &str = "millrace rebuild";
+/// How long a build that is told to stop may take to free its lease; it ends without that otherwise.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// Between two looks for resets.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -123,6 +125,19 @@ pub enum RebuildError {
     Stopped(&'static str),
 }
 
+impl RebuildError {
+    /// True if another try meets it again: it lies in the log, in the code or in the tables.
+    fn lasts(&self) -> bool {
+        match self {
+            Self::Apply(ApplyError::Unavailable(_)) | Self::Fenced { .. } | Self::Stopped(_) => {
+                false
+            }
+            Self::Apply(ApplyError::Database(error)) | Self::Database(error) => !is_outage(error),
+            _ => true,
+        }
+    }
+}
+
 /// Builds what needs building, for every view, until shutdown.
 pub async fn run(
     config: RebuildConfig,
@@ -167,7 +182,15 @@ impl Builder {
     pub async fn run(self, shutdown: CancellationToken) {
         let mut pause = TICK;
         while !shutdown.is_cancelled() {
-            pause = match self.once(&shutdown).await {
+            let overdue = async {
+                shutdown.cancelled().await;
+                tokio::time::sleep(STOP_WITHIN).await;
+            };
+            let done = tokio::select! {
+                done = self.once(&shutdown) => done,
+                () = overdue => break,
+            };
+            pause = match done {
                 Ok(_) => TICK,
                 Err(RebuildError::Stopped(_)) if shutdown.is_cancelled() => break,
                 Err(error) => {
@@ -188,16 +211,26 @@ impl Builder {
     /// process does.
     pub async fn once(&self, shutdown: &CancellationToken) -> Result<Work, RebuildError> {
         let mut conn = connect(&self.config).await?;
-        if !plan::has_work(&mut conn, &*self.projector, &self.config).await? {
+        if !database::bounded(plan::has_work(&mut conn, &*self.projector, &self.config)).await? {
             return Ok(Work::None);
         }
-        let Attempt::Held(lease) =
-            crate::lease::try_acquire(&options(&self.config)?, &self.lease_spec()).await?
+        let Attempt::Held(lease) = crate::lease::try_acquire(
+            &database::options(&self.config.views, APPLICATION)?,
+            &self.lease_spec(),
+        )
+        .await?
         else {
             return Ok(Work::None);
         };
         let lease = Arc::new(lease);
         let built = self.build(&mut conn, &lease, shutdown).await;
+        if let Err(error) = &built
+            && error.lasts()
+        {
+            // The connection may be in the middle of what failed.
+            let mut conn = connect(&self.config).await?;
+            plan::failed(&mut conn, &*self.projector, &error.to_string()).await?;
+        }
         // A fail point stands for a killed process, which frees nothing.
         let killed = matches!(built, Err(RebuildError::Stopped(_))) && !shutdown.is_cancelled();
         if let (false, Some(lease)) = (killed, Arc::into_inner(lease)) {
@@ -216,11 +249,12 @@ impl Builder {
             name: self.lease_spec().name,
             epoch: lease.epoch(),
         };
-        let plan = match plan::current(conn, &*self.projector).await? {
+        let plan = match database::bounded(plan::current(conn, &*self.projector)).await? {
             Some(plan) => Some(plan),
             None => {
                 let ends = self.watermarks().await?;
-                plan::begin(conn, &*self.projector, &self.config, (&tenure, &ends)).await?
+                let begun = plan::begin(conn, &*self.projector, &self.config, (&tenure, &ends));
+                database::bounded(begun).await?
             }
         };
         fail_point("rebuild.after-create")?;
@@ -242,7 +276,7 @@ impl Builder {
                 .map_err(|_| RebuildError::Stopped("by a panic"))??;
         }
         fail_point("rebuild.after-swap")?;
-        plan::drop_old(conn, &*self.projector).await?;
+        database::bounded_by(swap::LIMIT, plan::drop_old(conn, &*self.projector)).await?;
         fail_point("rebuild.after-drop")?;
         Ok(Work::Done)
     }
@@ -264,16 +298,8 @@ impl Builder {
     }
 }
 
-fn options(config: &RebuildConfig) -> Result<PgConnectOptions, sqlx::Error> {
-    Ok(
-        PgConnectOptions::from_str(config.views.views_database_url.expose())?
-            .application_name("millrace rebuild")
-            .options([("idle_in_transaction_session_timeout", "30s")]),
-    )
-}
-
 async fn connect(config: &RebuildConfig) -> Result<PgConnection, sqlx::Error> {
-    options(config)?.connect().await
+    database::connect(&config.views, APPLICATION).await
 }
 
 /// A named point between two durable steps, where a test ends the build as a kill would.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::postgres::PgArguments;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres};
 
-use crate::projection::{Build, Projector, builds};
+use crate::projection::{Build, Projector, builds, checkpoint};
 use crate::rebuild::lease::Tenure;
 use crate::rebuild::reader::{Key, Starts};
 use crate::rebuild::{RebuildConfig, RebuildError};
@@ -86,19 +87,22 @@ pub(super) async fn has_work(
     .bind(projector.name())
     .fetch_one(&mut *conn)
     .await?;
-    Ok(left || may_begin(conn, projector.name(), config).await?)
+    Ok(left || may_begin(conn, projector, config).await?)
 }
 
 /// A reset of the group's offsets shows partition by partition as each is claimed, so the first one found
-/// waits for the others; a dead sink must not hold it up for ever.
+/// waits for the others; a dead sink must not hold it up for ever. Resets of another definition are for the
+/// program that has it; an operator's are for whoever has the definition that is live.
 async fn may_begin(
     conn: &mut PgConnection,
-    view: &str,
+    projector: &dyn Projector,
     config: &RebuildConfig,
 ) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "WITH open AS (SELECT topic, partition, created_at FROM millrace_views.resets
-                       WHERE view = $1 AND build IS NULL AND done_at IS NULL),
+                       WHERE view = $1 AND build IS NULL AND done_at IS NULL
+                         AND (definition = $3 OR definition IS NULL AND $3 = (
+                             SELECT definition FROM millrace_views.views WHERE name = $1))),
               first AS (SELECT min(created_at) AS at FROM open)
          SELECT coalesce((SELECT at < now() - $2 * interval '1 second' FROM first), false)
              OR (EXISTS (SELECT FROM open) AND NOT EXISTS (
@@ -108,8 +112,9 @@ async fn may_begin(
                    AND NOT EXISTS (SELECT FROM open o
                                    WHERE o.topic = c.topic AND o.partition = c.partition)))",
     )
-    .bind(view)
+    .bind(projector.name())
     .bind(config.claims_timeout.as_secs_f64())
+    .bind(builds::definition(projector))
     .fetch_one(conn)
     .await
 }
@@ -133,13 +138,7 @@ pub(super) async fn current(
     };
     if definition.as_deref() == Some(&builds::definition(projector)) {
         return Ok(Some(Plan {
-            build: Build {
-                view: projector.name().to_owned(),
-                number,
-                schema,
-                skips: Vec::new(),
-                parked_max: 0,
-            },
+            build: build_of(conn, projector.name(), number, schema).await?,
             partial,
         }));
     }
@@ -188,11 +187,13 @@ pub(super) async fn begin(
         .await?;
     let live = builds::live(&mut tx, projector).await?;
     let Some(live) = live else { return Ok(None) };
-    if !tenure.check(&mut tx).await? || !may_begin(&mut tx, view, config).await? {
+    if !tenure.check(&mut tx).await? || !may_begin(&mut tx, projector, config).await? {
         return Ok(None);
     }
-    let all = keys(&mut tx, CHECKPOINTS, view).await?;
-    let asked = keys(&mut tx, OPEN_RESETS, view).await?;
+    let definition = builds::definition(projector);
+    let all = keys(sqlx::query_as(CHECKPOINTS).bind(view), &mut tx).await?;
+    let open = sqlx::query_as(OPEN_RESETS).bind(view).bind(&definition);
+    let asked = keys(open, &mut tx).await?;
     // Tables of another definition cannot take some partitions' rows.
     let partial = live.current && !all.is_subset(&asked);
     let number: i32 =
@@ -215,7 +216,7 @@ pub(super) async fn begin(
     } else {
         "definition changed"
     })
-    .bind(builds::definition(projector))
+    .bind(&definition)
     .execute(&mut *tx)
     .await?;
     let covered = if partial { asked } else { all };
@@ -224,29 +225,51 @@ pub(super) async fn begin(
     }
     sqlx::query(
         "UPDATE millrace_views.resets SET build = $2
-         WHERE view = $1 AND build IS NULL AND done_at IS NULL",
+         WHERE view = $1 AND build IS NULL AND done_at IS NULL
+           AND (definition IS NULL OR definition = $3)",
     )
     .bind(view)
     .bind(number)
+    .bind(&definition)
     .execute(&mut *tx)
     .await?;
+    let build = build_of(&mut tx, view, number, schema).await?;
     tx.commit().await?;
     tracing::info!(view, build = number, partial, "rebuild begins");
-    Ok(Some(Plan {
-        build: live_build(view, number, schema),
-        partial,
-    }))
+    Ok(Some(Plan { build, partial }))
 }
 
-fn live_build(view: &str, number: i32, schema: String) -> Build {
-    Build {
+async fn build_of(
+    conn: &mut PgConnection,
+    view: &str,
+    number: i32,
+    schema: String,
+) -> Result<Build, sqlx::Error> {
+    Ok(Build {
         view: view.to_owned(),
         number,
         schema,
-        // From the log's start nothing is skipped.
-        skips: Vec::new(),
+        skips: checkpoint::gaps_allowed(conn, view).await?,
         parked_max: 0,
-    }
+    })
+}
+
+/// Writes down for `status` what interrupted the build under way.
+pub(super) async fn failed(
+    conn: &mut PgConnection,
+    projector: &dyn Projector,
+    error: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE millrace_views.builds SET error = $3, error_at = now()
+         WHERE view = $1 AND state = 'building' AND definition = $2",
+    )
+    .bind(projector.name())
+    .bind(builds::definition(projector))
+    .bind(error.replace('\0', "\u{fffd}"))
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Adds a partition to a build, from the first record that the log holds.
@@ -273,15 +296,14 @@ pub(super) async fn add(
 
 const CHECKPOINTS: &str = "SELECT topic, partition FROM millrace_views.checkpoints WHERE view = $1";
 const OPEN_RESETS: &str = "SELECT DISTINCT topic, partition FROM millrace_views.resets
-     WHERE view = $1 AND build IS NULL AND done_at IS NULL";
+     WHERE view = $1 AND build IS NULL AND done_at IS NULL
+       AND (definition IS NULL OR definition = $2)";
 
 async fn keys(
+    query: sqlx::query::QueryAs<'_, Postgres, Key, PgArguments>,
     conn: &mut PgConnection,
-    sql: &'static str,
-    view: &str,
 ) -> Result<BTreeSet<Key>, sqlx::Error> {
-    let rows: Vec<Key> = sqlx::query_as(sql).bind(view).fetch_all(conn).await?;
-    Ok(rows.into_iter().collect())
+    Ok(query.fetch_all(conn).await?.into_iter().collect())
 }
 
 /// Drops what readers no longer see. A reader that still uses an old table holds it up, not the swap.
@@ -300,7 +322,9 @@ pub(super) async fn drop_old(
     for schema in schemas {
         let mut tx = conn.begin().await?;
         // CASCADE takes the tables, and views that others built on them in spite of the SQL view.
-        let drop = format!("SET LOCAL lock_timeout = '1s'; DROP SCHEMA {schema} CASCADE;");
+        let drop = format!(
+            "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '600s'; DROP SCHEMA {schema} CASCADE;"
+        );
         sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut *tx).await?;
         tx.commit().await?;
         tracing::info!(view = projector.name(), schema, "old build dropped");

@@ -4,13 +4,16 @@ use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::projection::{builds, source};
+use crate::projection::{Build, builds, source};
 use crate::rebuild::fill::{Fill, live};
 use crate::rebuild::reader::Key;
 use crate::rebuild::{RebuildError, fail_point};
 
 /// Longest that the live sink is held up for the last records.
 const FILL_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Longest that a swap may take: the rows of some partitions are moved in it, however many they are.
+pub(super) const LIMIT: Duration = Duration::from_secs(600);
 
 /// What a swap came to.
 pub(super) enum Outcome {
@@ -30,7 +33,7 @@ pub(super) async fn swap(
 ) -> Result<Outcome, RebuildError> {
     let (plan, view) = (&fill.job.plan, fill.job.plan.build.view.clone());
     let mut tx = conn.begin().await?;
-    sqlx::raw_sql("SET LOCAL lock_timeout = '500ms'")
+    sqlx::raw_sql("SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '600s'")
         .execute(&mut *tx)
         .await?;
     let old: (i32, String) = sqlx::query_as(
@@ -64,6 +67,7 @@ pub(super) async fn swap(
         ));
     }
     let covered: Vec<Key> = until.into_keys().collect();
+    carry_requests(&mut tx, &plan.build, old.0).await?;
     if fill.job.plan.partial {
         move_rows(fill, &mut tx, &old, &covered).await?;
     } else {
@@ -79,6 +83,37 @@ pub(super) async fn swap(
         "rebuild swapped in"
     );
     Ok(Outcome::Swapped)
+}
+
+/// What operators asked for an aggregate that is parked in both builds is asked of the new one. A skip leaves out
+/// the first waiting event, so it is carried only where that is the same one.
+async fn carry_requests(
+    tx: &mut PgConnection,
+    build: &Build,
+    live: i32,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "WITH first AS (
+             SELECT build, topic, partition, aggregate_id, min(\"offset\") AS at
+             FROM millrace_views.parked_events WHERE view = $1 AND build IN ($2, $3)
+             GROUP BY build, topic, partition, aggregate_id
+         )
+         UPDATE millrace_views.parked n SET request = o.request
+         FROM millrace_views.parked o
+         JOIN first a ON a.build = $3 AND (a.topic, a.partition, a.aggregate_id)
+                                        = (o.topic, o.partition, o.aggregate_id)
+         JOIN first b ON b.build = $2 AND (b.topic, b.partition, b.aggregate_id)
+                                        = (a.topic, a.partition, a.aggregate_id)
+         WHERE n.view = $1 AND n.build = $2 AND o.view = $1 AND o.build = $3
+           AND (n.topic, n.partition, n.aggregate_id) = (o.topic, o.partition, o.aggregate_id)
+           AND (o.request = 'retry' OR o.request = 'skip' AND a.at = b.at)",
+    )
+    .bind(&build.view)
+    .bind(build.number)
+    .bind(live)
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// Whole view: the SQL view reads the new build's tables from now on.
@@ -195,7 +230,12 @@ async fn settle(
         "UPDATE millrace_views.checkpoints c SET epoch = c.epoch + 1
          FROM unnest($2::text[], $3::int[]) u (topic, partition)
          WHERE c.view = $1 AND c.topic = u.topic AND c.partition = u.partition",
-        "DELETE FROM millrace_views.skips s USING unnest($2::text[], $3::int[]) u (topic, partition)
+        "UPDATE millrace_views.skips s SET rebuilt_at = now()
+         FROM unnest($2::text[], $3::int[]) u (topic, partition)
+         WHERE s.view = $1 AND s.topic = u.topic AND s.partition = u.partition
+           AND s.rebuilt_at IS NULL",
+        "DELETE FROM millrace_views.skipped_events s
+         USING unnest($2::text[], $3::int[]) u (topic, partition)
          WHERE s.view = $1 AND s.topic = u.topic AND s.partition = u.partition",
     ] {
         sqlx::query(statement)

@@ -213,6 +213,37 @@ async fn a_record_that_is_no_event_is_parked_alone_and_blocks_nobody() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_postgres_cannot_index_or_store_is_parked_and_blocks_nobody() -> Result<()> {
+    let mut world = World::new(Servers::shared(), 1).await?;
+    let totals = world.view(tally(GuestTotals));
+    let sink = world.sink(&totals).await?;
+    // An index entry holds at most a third of a page, compressed: this name cannot be.
+    let long: String = (0..600)
+        .map(|n| format!("{:x}", n * 7_919_i64 * 104_729))
+        .collect();
+    world.reserve("too-long", &long)?;
+    // No key of ours: nothing can be parked under it.
+    world.reserve("nul\0", "ada")?;
+    world.reserve(&"k".repeat(3_000), "ada")?;
+    world.reserve("sound", "ada")?;
+    world
+        .until(
+            &format!("SELECT reservations FROM views.{}", totals.view_name()),
+            1,
+        )
+        .await?;
+    world
+        .until(
+            "SELECT count(*) FROM millrace_views.parked
+             WHERE aggregate_id IN ('too-long', '@0/1', '@0/2')",
+            3,
+        )
+        .await?;
+    sink.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_is_away_is_waited_for_and_parks_nobody() -> Result<()> {
     let mut world = World::new(Servers::shared(), 1).await?;
     let view = world.view(fold(Halls));
@@ -272,6 +303,10 @@ async fn more_parked_aggregates_than_the_cap_stop_the_partition_until_there_is_r
     world.until("SELECT count(*) FROM millrace_views.checkpoints WHERE error LIKE '%the cap is 2%' AND next = 2", 1).await?;
     assert!(!sink.health().healthy);
     corrected.store(true, Ordering::SeqCst);
+    // As a swap does: the stopped partition is claimed anew, or nobody would hear the request.
+    sqlx::query("UPDATE millrace_views.checkpoints SET epoch = epoch + 1")
+        .execute(&world.pool)
+        .await?;
     ops::request(&world.pool, view.name(), "a", Request::Retry).await?;
     world
         .until(
@@ -286,6 +321,38 @@ async fn more_parked_aggregates_than_the_cap_stop_the_partition_until_there_is_r
         )
         .await?;
     assert!(sink.health().healthy, "{:?}", sink.health());
+    sink.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_too_much_poison_is_written_up_to_the_aggregate_that_exceeds_the_cap()
+-> Result<()> {
+    let mut world = World::new(Servers::shared(), 1).await?;
+    world.options.view_parked_max = 2;
+    let view = world.view(fold(Halls));
+    world.reserve("good", "ada")?;
+    for n in 0..40 {
+        world.reserve(&format!("bad{n}"), "nul\0")?;
+    }
+    world.flush()?;
+    let sink = world.sink(&view).await?;
+    world
+        .until(
+            "SELECT count(*) FROM millrace_views.checkpoints
+             WHERE next = 3 AND error LIKE 'offset 3, checkpoint 3: %the cap is 2%'",
+            1,
+        )
+        .await?;
+    world
+        .until("SELECT count(*) FROM millrace_views.parked", 2)
+        .await?;
+    assert_eq!(
+        world
+            .count(&format!("SELECT taken FROM views.{}", view.view_name()))
+            .await,
+        1
+    );
     sink.stop().await?;
     Ok(())
 }

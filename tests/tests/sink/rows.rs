@@ -370,6 +370,10 @@ async fn a_stale_owner_writes_nothing_and_the_true_owner_goes_on() -> Result<()>
     };
     let lost = checkpoint::advance(&mut conn, view.name(), &[step]).await?;
     assert_eq!(lost, key);
+    // Nor does a reset that it believes to see start a rebuild.
+    assert!(!checkpoint::record_reset(&mut conn, view.name(), &stale, 0).await?);
+    let resets = "SELECT count(*) FROM millrace_views.resets";
+    assert_eq!(world.count(resets).await, 0);
     world.reserve("h", "ada")?;
     world.until(&totals, 3).await?;
     sink.stop().await?;

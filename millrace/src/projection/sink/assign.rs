@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub(super) struct Core {
     state: Mutex<State>,
     /// Set by the callback when partitions went away: what was polled for them must go too.
     pub(super) revoked: AtomicBool,
+    /// Most records of a batch for now: halved by one that took too long, doubled by one that did not.
+    pub(super) batch_records: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -69,6 +71,7 @@ impl Core {
         (runtime, health, shutdown): (Handle, Arc<Health>, CancellationToken),
     ) -> Self {
         Self {
+            batch_records: AtomicUsize::new(config.options.view_batch_records as usize),
             config,
             projector,
             decoder,
@@ -96,7 +99,7 @@ impl Core {
         let (done, conn) = self.runtime.block_on(async {
             let mut conn = match kept {
                 Some(conn) => conn,
-                None => match database::connect(&self.config.views).await {
+                None => match database::connect(&self.config.views, "millrace view").await {
                     Ok(conn) => conn,
                     Err(error) => return (Err(error.into()), None),
                 },
@@ -112,7 +115,7 @@ impl Core {
 
     /// Claims the partitions and does what the group's committed offsets ask for.
     ///
-    /// Order: claim; record resets and skips in Postgres; only then commit to Kafka with our metadata.
+    /// Order: claim; read what is committed; record resets and skips in Postgres; only then commit to Kafka with our metadata.
     /// A crash after the claim repeats all of it; after the record, the same reset is found again and
     /// recorded once; nothing of a partition is applied before its Kafka commit succeeded.
     pub(super) fn take(
@@ -120,7 +123,6 @@ impl Core {
         consumer: &BaseConsumer<Context>,
         partitions: &[Key],
     ) -> Result<Vec<Held>, SinkError> {
-        let committed = committed(consumer, partitions)?;
         let view = self.projector.name();
         let known =
             self.on_database(async |conn| Ok(checkpoint::known(conn, view, partitions).await?))?;
@@ -144,6 +146,10 @@ impl Core {
                 build: live.number,
             });
         }
+        // Read after the claim, which fences whoever might act on these offsets. Read before, it may be an
+        // operator's skip that another sink executes while this process stands still: the checkpoint is then
+        // ahead of it, and the skip would be taken for a reset backwards.
+        let committed = committed(consumer, partitions)?;
         let mut taken = Vec::with_capacity(claimed.len());
         for claim in claimed {
             let key = (claim.topic.clone(), claim.partition);
@@ -161,14 +167,20 @@ impl Core {
         (topic, partition): &Key,
     ) -> Result<Beginning, SinkError> {
         let (first, end) = consumer.fetch_watermarks(topic, *partition, KAFKA_TIMEOUT)?;
+        let (next, last) = match self.projector.start() {
+            Start::Earliest => (first, None),
+            Start::Now => {
+                let at = (topic.as_str(), *partition);
+                let last = reader::last_event_before(&self.config.kafka, at, first, end)?;
+                (end, last)
+            }
+        };
         Ok(Beginning {
             topic: topic.clone(),
             partition: *partition,
             first,
-            next: match self.projector.start() {
-                Start::Earliest => first,
-                Start::Now => end,
-            },
+            next,
+            last,
         })
     }
 
@@ -210,11 +222,18 @@ impl Core {
             "the group was set back: a rebuild of the partition from the log's start is recorded; \
              the live view goes on from its checkpoint"
         );
-        self.on_database(async |conn| {
-            Ok(checkpoint::record_reset(conn, view, claim, target).await?)
+        let ours = self.on_database(async |conn| {
+            let mut tx = conn.begin().await?;
+            let ours = checkpoint::record_reset(&mut tx, view, claim, target).await?;
+            tx.commit().await?;
+            Ok(ours)
         })?;
         crash_point("sink.after-reset-recorded");
-        Ok(())
+        if ours {
+            Ok(())
+        } else {
+            Err(sqlx::Error::RowNotFound.into())
+        }
     }
 
     /// Moves the claim over the skipped offsets; a reason if there is nothing there to skip to.

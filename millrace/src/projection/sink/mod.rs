@@ -8,7 +8,7 @@
 //! was polled for a partition is thrown away when the partition is revoked, lost or claimed anew.
 
 mod assign;
-mod database;
+pub(crate) mod database;
 mod health;
 mod owner;
 mod reader;
@@ -127,7 +127,7 @@ impl Sink {
         projector: Arc<dyn Projector>,
         decoder: Decoder,
     ) -> Result<Self, SinkError> {
-        let mut conn = database::connect(&config.views).await?;
+        let mut conn = database::connect(&config.views, "millrace view").await?;
         builds::migrate(&mut conn).await?;
         builds::ensure(&mut conn, &*projector).await?;
         drop(conn);

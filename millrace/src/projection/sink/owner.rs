@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use rdkafka::Offset;
-use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::consumer::{CommitMode, Consumer, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
 use sqlx::Connection;
 
 use super::SinkError;
@@ -27,7 +27,7 @@ impl Session<'_> {
         let mut state = self.core.state();
         for key in &keys {
             if let Some(held) = state.held.get_mut(key)
-                && let Held::Running(claim) = &*held
+                && let Held::Running(claim) | Held::Stopped(claim) = &*held
             {
                 *held = Held::Doubtful(claim.clone());
             }
@@ -97,9 +97,7 @@ impl Session<'_> {
             };
             let key = (claim.topic.clone(), claim.partition);
             if let Held::Running(claim) = &held {
-                let offset = Offset::Offset(claim.next);
-                self.consumer
-                    .seek(&claim.topic, claim.partition, offset, KAFKA_TIMEOUT)?;
+                self.go_to(claim)?;
                 self.consumer.resume(&list_of([&key]))?;
                 self.core.health.released(&key);
             }
@@ -107,6 +105,26 @@ impl Session<'_> {
         }
         self.core.health.recovered();
         Ok(())
+    }
+
+    /// Fetches from the claim's checkpoint on. A partition that the client does not fetch, as one that was out
+    /// of range, refuses to seek, and is assigned once more instead.
+    fn go_to(&self, claim: &Checkpoint) -> Result<(), KafkaError> {
+        let (topic, partition) = (&claim.topic, claim.partition);
+        let offset = Offset::Offset(claim.next);
+        let sought = self.consumer.seek(topic, partition, offset, KAFKA_TIMEOUT);
+        let Err(error) = sought else { return Ok(()) };
+        if !matches!(
+            self.consumer.rebalance_protocol(),
+            RebalanceProtocol::Cooperative
+        ) {
+            return Err(error);
+        }
+        tracing::debug!(view = self.core.projector.name(), %error, "assigned once more");
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, offset)?;
+        self.consumer.incremental_unassign(&list)?;
+        self.consumer.incremental_assign(&list)
     }
 
     /// Looks after everything that is not a batch; true if the view was paused.
@@ -126,11 +144,8 @@ impl Session<'_> {
             .as_ref()
             .is_some_and(|build| build.number != live.number);
         if swapped {
-            let keys = self
-                .running()
-                .into_iter()
-                .map(|claim| (claim.topic, claim.partition))
-                .collect();
+            // Stopped ones too: the new build may stand behind what stopped them.
+            let keys = core.state().held.keys().cloned().collect();
             self.doubt(keys)?;
         }
         self.prove()?;
@@ -160,15 +175,21 @@ impl Session<'_> {
         let Some(build) = core.state().build.clone() else {
             return Ok(());
         };
+        // Those of other owners must not fill the page.
+        let (topics, partitions): (Vec<String>, Vec<i32>) =
+            core.state().held.keys().cloned().unzip();
         type Row = (String, i32, String, String);
         let rows: Vec<Row> = core.on_database(async |conn| {
             Ok(sqlx::query_as(
                 "SELECT topic, partition, aggregate_id, request FROM millrace_views.parked
+                 JOIN unnest($3::text[], $4::int[]) u (topic, partition) USING (topic, partition)
                  WHERE view = $1 AND build = $2 AND request IS NOT NULL
                  ORDER BY parked_at LIMIT 100",
             )
             .bind(&build.view)
             .bind(build.number)
+            .bind(topics)
+            .bind(partitions)
             .fetch_all(conn)
             .await?)
         })?;

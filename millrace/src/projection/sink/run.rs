@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::{Message, TopicPartitionList};
+use rdkafka::{Message, Offset, TopicPartitionList};
 use sqlx::Connection;
 
 use super::assign::{Context, Core, Held, Key, add_commit};
@@ -92,6 +92,14 @@ pub(super) struct Session<'c> {
     ticked: Instant,
 }
 
+/// Why a partition stops once the records before the offset are written.
+struct Stop {
+    /// The claim that it is true for.
+    epoch: i64,
+    offset: i64,
+    reason: String,
+}
+
 /// What a try to write came to.
 pub(super) enum Outcome {
     Written(Applied),
@@ -119,7 +127,7 @@ impl Session<'_> {
     /// Polls until the batch is full, the input drained or the deadline of its first record over.
     fn collect(&mut self) -> Result<(), SinkError> {
         let options = &self.core.config.options;
-        let full = options.view_batch_records as usize;
+        let full = self.core.batch_records.load(Ordering::Relaxed);
         let full_bytes = usize::try_from(options.view_batch_bytes).unwrap_or(usize::MAX);
         let allowed = Duration::from_millis(options.view_batch_deadline_ms);
         let mut first: Option<Instant> = None;
@@ -173,7 +181,7 @@ impl Session<'_> {
             code,
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
         ) {
-            return self.stop_out_of_range();
+            return self.stop_out_of_range(error);
         }
         // Everything else heals by itself, and polling goes on.
         tracing::warn!(view = self.core.projector.name(), %error, "consumer");
@@ -181,24 +189,42 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The client does not say which partition it was, so all are compared with their log.
-    fn stop_out_of_range(&mut self) -> Result<(), SinkError> {
-        let running: Vec<Checkpoint> = self.running();
-        for claim in running {
+    /// The client does not say which partition it was, so what each would fetch next is compared with its log.
+    ///
+    /// The client fetches nothing more from the partition that it means. If the log holds all that is to be
+    /// fetched (its start or end may have moved since), only another consumer goes on with it.
+    fn stop_out_of_range(&mut self, error: KafkaError) -> Result<(), SinkError> {
+        let positions = self.consumer.position()?;
+        let held: Vec<Held> = self.core.state().held.values().cloned().collect();
+        let mut found = false;
+        for held in held {
+            // The error may be a second one, of a partition that the first one stopped with the others.
+            let (Held::Running(claim) | Held::Stopped(claim)) = &held else {
+                continue;
+            };
+            let position = positions.find_partition(&claim.topic, claim.partition);
+            let next = match position.map(|element| element.offset()) {
+                Some(Offset::Offset(position)) => position,
+                _ => claim.next,
+            };
             let (low, high) = reader::ends(&self.core.config.kafka, &claim.topic, claim.partition)?;
-            if (low..=high).contains(&claim.next) {
+            if (low..=high).contains(&next) {
+                continue;
+            }
+            found = true;
+            if matches!(held, Held::Stopped(_)) {
                 continue;
             }
             let reason = format!(
-                "{}/{} holds offsets {low} to {high}, the checkpoint of view {} is {}: see {RUNBOOK}",
+                "{}/{} holds offsets {low} to {high}, the next to read is {next}, the checkpoint of view {} is {}: see {RUNBOOK}",
                 claim.topic,
                 claim.partition,
                 self.core.projector.name(),
                 claim.next
             );
-            self.stop(claim, reason)?;
+            self.stop(claim.clone(), reason)?;
         }
-        Ok(())
+        if found { Ok(()) } else { Err(error.into()) }
     }
 
     pub(super) fn running(&self) -> Vec<Checkpoint> {
@@ -234,8 +260,12 @@ impl Session<'_> {
     }
 
     /// Writes the batch; tries again for as long as a server is away, and keeps polling meanwhile.
+    ///
+    /// A partition that must stop is written up to the record that stops it first, so that the checkpoint
+    /// stands at that record and a reset over it skips nothing else.
     fn flush(&mut self) -> Result<(), SinkError> {
         let mut waited = false;
+        let mut stops: BTreeMap<Key, Stop> = BTreeMap::new();
         loop {
             let moves = self.moves();
             if moves.is_empty() {
@@ -256,11 +286,27 @@ impl Session<'_> {
                     reason,
                 })) => {
                     let key = (topic, partition);
-                    let claim = moves.get(&key).map(claim_of);
-                    match claim {
-                        Some(claim) => self.stop(claim, format!("offset {offset}: {reason}"))?,
-                        None => self.forget(&BTreeSet::from([key])),
+                    // Nothing more of it may join the batch: it would leave a hole behind it.
+                    self.consumer.pause(&list_of([&key]))?;
+                    self.cut(&key, offset);
+                    if let Some(step) = moves.get(&key) {
+                        let epoch = step.epoch;
+                        stops.insert(
+                            key,
+                            Stop {
+                                epoch,
+                                offset,
+                                reason,
+                            },
+                        );
                     }
+                }
+                Err(error) if is_too_slow(&error) && self.batch.len() > 1 => {
+                    // The same batch would take as long again: a new consumer reads less at a time from the
+                    // checkpoints on.
+                    let half = self.batch.len() / 2;
+                    self.core.batch_records.store(half, Ordering::Relaxed);
+                    return Err(error);
                 }
                 Err(error) => {
                     waited = true;
@@ -271,10 +317,31 @@ impl Session<'_> {
                 }
             }
         }
+        for (key, stop) in stops {
+            let held = self.core.state().held.get(&key).cloned();
+            // Claimed anew meanwhile, it reads from its checkpoint on and meets the record again.
+            if let Some(Held::Running(claim)) = held
+                && claim.epoch == stop.epoch
+            {
+                let reason = format!(
+                    "offset {}, checkpoint {}: {}",
+                    stop.offset, claim.next, stop.reason
+                );
+                self.stop(claim, reason)?;
+            }
+        }
         if waited {
             self.resume_running()?;
         }
         Ok(())
+    }
+
+    /// Drops a partition's records from the offset on.
+    fn cut(&mut self, (topic, partition): &Key, offset: i64) {
+        self.batch.retain(|record| {
+            record.partition != *partition || *record.topic != **topic || record.offset < offset
+        });
+        self.bytes = self.batch.iter().map(Record::size).sum();
     }
 
     /// Drops what must not be written and says how far each checkpoint goes.
@@ -321,6 +388,11 @@ impl Session<'_> {
 
     fn written(&mut self, moves: &BTreeMap<Key, Move>, applied: &Applied) {
         self.core.health.wrote(applied.applied);
+        let most = self.core.config.options.view_batch_records as usize;
+        let limit = self.core.batch_records.load(Ordering::Relaxed);
+        self.core
+            .batch_records
+            .store((limit * 2).min(most), Ordering::Relaxed);
         let mut list = TopicPartitionList::new();
         let mut state = self.core.state();
         for (key, step) in moves {
@@ -403,16 +475,6 @@ impl Session<'_> {
     }
 }
 
-fn claim_of(step: &Move) -> Checkpoint {
-    Checkpoint {
-        topic: step.topic.clone(),
-        partition: step.partition,
-        epoch: step.epoch,
-        next: step.expected,
-        position: None,
-    }
-}
-
 fn topic_of(topics: &[Arc<str>], message: &BorrowedMessage<'_>) -> Arc<str> {
     topics
         .iter()
@@ -427,6 +489,16 @@ pub(super) fn list_of<'k>(keys: impl IntoIterator<Item = &'k Key>) -> TopicParti
         list.add_partition(topic, *partition);
     }
     list
+}
+
+/// Postgres is there and ended a statement at its time limit.
+fn is_too_slow(error: &SinkError) -> bool {
+    matches!(
+        error,
+        SinkError::Database(sqlx::Error::Database(error))
+            | SinkError::Apply(ApplyError::Database(sqlx::Error::Database(error)))
+            if error.code().as_deref() == Some("57014")
+    )
 }
 
 /// Nothing can be written down then; the other errors show in `status`.
