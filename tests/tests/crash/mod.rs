@@ -20,7 +20,7 @@ use anyhow::{Context, Result, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use sqlx::Executor;
-use tests::servers::Servers;
+use tests::servers::{Server, Servers};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -138,12 +138,14 @@ async fn run(plan: Plan) -> Result<()> {
         "{} answers; waiting for the pipeline to drain",
         settled.settled()
     ));
+    let drained_by = Instant::now() + plan.drained_within;
+    let left = || drained_by.saturating_duration_since(Instant::now()) + Duration::from_secs(1);
     for member in producers.iter_mut().chain(&mut projections) {
-        if let Err(not_ready) = member.ready(&http, plan.drained_within).await {
+        if let Err(not_ready) = member.ready(&http, left()).await {
             findings.add("0 every role gets ready again", format!("{not_ready:#}"));
         }
     }
-    if let Err(late) = oracle.quiesce(plan.drained_within).await {
+    if let Err(late) = oracle.quiesce(left()).await {
         findings.add("0 the pipeline drains", format!("{late:#}"));
     }
     said("drained; the oracle reads");
@@ -166,6 +168,20 @@ async fn run(plan: Plan) -> Result<()> {
     oracle.quiesce(plan.drained_within).await?;
     oracle.judge(&acks, &[planted]).await?.verdict()?;
     said("check 5 holds: every view was rebuilt from the log's start and shows the same");
+
+    for server in [Server::Kafka, Server::Postgres] {
+        tokio::task::block_in_place(|| servers.kill(server))?;
+        for member in &mut projections {
+            member.unready(&http, plan.drained_within).await?;
+        }
+        tokio::task::block_in_place(|| servers.restart())?;
+        for member in producers.iter_mut().chain(&mut projections) {
+            member.ready(&http, plan.drained_within).await?;
+        }
+        said(&format!(
+            "{server} was away: idle projections said so, and every role is ready again"
+        ));
+    }
 
     let mut silent = Vec::new();
     println!("{:>6}  fail point", "fired");

@@ -41,7 +41,7 @@ impl Plan {
         let mut plan = Self::new()?;
         if safeguard != "none" {
             // What is broken for good must not be waited for long.
-            plan.drained_within = Duration::from_secs(45);
+            plan.drained_within = Duration::from_secs(30);
             plan.failpoints = format!("sabotage.{safeguard}=return");
         }
         plan.blows = kills::schedule(6, &mut Dice::new(plan.seed));
