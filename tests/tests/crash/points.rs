@@ -124,12 +124,12 @@ async fn nudge(
 ) -> Result<()> {
     let other = &mut members[1 - index];
     match point {
-        // The lease is the other's; a killed one leaves it to expire.
+        // The lease is the other's; a killed one leaves it to expire. One that is armed too ends by itself: if each
+        // killed the other, neither would live to be the leader.
         _ if point.starts_with("relay.") => {
-            if other.since.elapsed() > Duration::from_secs(8) {
-                let armed = other.armed.clone();
+            if other.armed.is_none() && other.since.elapsed() > Duration::from_secs(8) {
                 other.kill()?;
-                other.start(armed)?;
+                other.start(None)?;
             }
             Ok(())
         }
