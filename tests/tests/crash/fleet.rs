@@ -235,24 +235,36 @@ impl Member {
 
     /// Waits until it says that it is ready.
     pub(super) async fn ready(&mut self, http: &reqwest::Client, within: Duration) -> Result<()> {
+        self.says(http, within, true).await
+    }
+
+    /// Waits until it says that it is not.
+    pub(super) async fn unready(&mut self, http: &reqwest::Client, within: Duration) -> Result<()> {
+        self.says(http, within, false).await
+    }
+
+    async fn says(&mut self, http: &reqwest::Client, within: Duration, ready: bool) -> Result<()> {
         let deadline = Instant::now() + within;
         let mut said = String::new();
         while Instant::now() < deadline {
             if let Some(ended) = self.ended()? {
-                bail!("{}: {ended:?} before it was ready", self.name);
+                bail!("{}: {ended:?} while it was waited for", self.name);
             }
             match http
                 .get(format!("{}/health/ready", self.url()))
                 .send()
                 .await
             {
-                Ok(answer) if answer.status().is_success() => return Ok(()),
+                Ok(answer) if answer.status().is_success() == ready => return Ok(()),
                 Ok(answer) => said = answer.text().await.unwrap_or_default(),
                 Err(error) => said = error.to_string(),
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        bail!("{} is not ready within {within:?}: {said}", self.name)
+        bail!(
+            "{}: ready {ready} was expected within {within:?}, it says {said}",
+            self.name
+        )
     }
 }
 

@@ -10,7 +10,8 @@ use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::oracle::{Event, Findings};
+use super::oracle::Event;
+use super::verdict::Findings;
 
 /// Decodes with the schemas that the registry gives out by id.
 pub(super) struct Decoder {

@@ -20,7 +20,7 @@ pub(super) enum Blow {
     Kill,
     StopRelay,
     StopProjections,
-    /// The same, and Postgres loses the stopped member's transaction meanwhile: its batch stays in its hand.
+    /// The same, as often as it is in the schedule: the last one has woken up before.
     Zombie,
     Kafka,
     Postgres,
@@ -89,23 +89,19 @@ impl Storm<'_> {
                 };
                 self.stop(Role::Producer, leads)
             }
-            Blow::StopProjections => {
-                let second = self.dice.roll(2) == 1;
-                self.stop(Role::Projections, |member| {
-                    member.name.ends_with('1') == second
-                })
-            }
+            Blow::StopProjections => self.stop_projections(),
             Blow::Zombie => {
                 self.until_resumed().await?;
-                let second = self.dice.roll(2) == 1;
-                self.stop(Role::Projections, |member| {
-                    member.name.ends_with('1') == second
-                })?;
-                self.restart(Server::Postgres)
+                self.stop_projections()
             }
             Blow::Kafka => self.restart(Server::Kafka),
             Blow::Postgres => self.restart(Server::Postgres),
         }
+    }
+
+    fn stop_projections(&mut self) -> Result<()> {
+        let name = format!("projections-{}", self.dice.roll(2));
+        self.stop(Role::Projections, |member| member.name == name)
     }
 
     /// Stops the member of a role that is wanted, or the other one; never both at once.

@@ -1,10 +1,10 @@
 //! Judges journal, topic and views with SQL, a Kafka client and an Avro decoder of its own; nothing of Millrace is called.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message, OwnedHeaders};
@@ -14,12 +14,10 @@ use sqlx::postgres::PgPoolOptions;
 use uuid::Uuid;
 
 use super::fold;
-use super::load::Ack;
+use super::verdict::{Findings, acknowledged, sequences, topic_equals_journal};
 
 pub(super) const TOPIC: &str = "order.events";
 pub(super) const VIEWS: [&str; 3] = ["orders", "customer-totals", "event-log"];
-/// Findings of one kind that are printed; the rest are counted.
-const SHOWN: usize = 5;
 
 /// An event as the journal has it, in the journal's order.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -42,36 +40,6 @@ pub(super) struct Record {
     pub(super) sequence: i64,
     pub(super) payload: Vec<u8>,
     pub(super) headers: OwnedHeaders,
-}
-
-/// What is wrong, a sentence each.
-#[derive(Default)]
-pub(super) struct Findings(BTreeMap<&'static str, Vec<String>>);
-
-impl Findings {
-    pub(super) fn add(&mut self, check: &'static str, finding: String) {
-        self.0.entry(check).or_default().push(finding);
-    }
-
-    pub(super) fn merge(&mut self, other: Self) {
-        for (check, findings) in other.0 {
-            self.0.entry(check).or_default().extend(findings);
-        }
-    }
-
-    pub(super) fn verdict(&self) -> Result<()> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
-        let mut text = String::from("the oracle found:");
-        for (check, findings) in &self.0 {
-            text += &format!("\n  {check}: {} times", findings.len());
-            for finding in findings.iter().take(SHOWN) {
-                text += &format!("\n    {finding}");
-            }
-        }
-        bail!(text)
-    }
 }
 
 pub(super) struct Oracle {
@@ -264,171 +232,5 @@ impl Oracle {
         let expected = fold::fold(journal, &mut decoder).await?;
         fold::compare(&expected, journal, &self.views, &mut findings).await?;
         Ok(findings)
-    }
-}
-
-/// Check 1: the same events, none twice, the bytes unchanged.
-fn topic_equals_journal(
-    journal: &[Event],
-    topic: &[Record],
-    planted: &[Uuid],
-    findings: &mut Findings,
-) {
-    const CHECK: &str = "1 the topic's events equal the journal's, none twice";
-    let mut published: HashMap<Uuid, Vec<&Record>> = HashMap::new();
-    for record in topic {
-        published.entry(record.event_id).or_default().push(record);
-    }
-    for event in journal {
-        let Event {
-            event_id,
-            aggregate_id,
-            sequence,
-            ..
-        } = event;
-        let Some(records) = published.remove(event_id) else {
-            findings.add(
-                CHECK,
-                format!("{aggregate_id} {sequence} ({event_id}) was never published"),
-            );
-            continue;
-        };
-        let allowed = 1 + planted.iter().filter(|id| *id == event_id).count();
-        if records.len() > allowed {
-            let count = records.len();
-            findings.add(
-                CHECK,
-                format!("{aggregate_id} {sequence} ({event_id}) was published {count} times"),
-            );
-        }
-        let same = |record: &&&Record| {
-            record.key == *aggregate_id
-                && record.sequence == *sequence
-                && record.payload == event.payload
-        };
-        if let Some(other) = records.iter().find(|record| !same(record)) {
-            findings.add(
-                CHECK,
-                format!(
-                    "{aggregate_id} {sequence} stands at {}/{} with other content",
-                    other.partition, other.offset
-                ),
-            );
-        }
-    }
-    for (id, records) in published {
-        findings.add(
-            CHECK,
-            format!(
-                "{} {id} was published and is not in the journal",
-                records[0].key
-            ),
-        );
-    }
-}
-
-/// Check 2: each aggregate's sequence is 1, 2, 3 in the topic's order, and in the journal's.
-fn sequences(journal: &[Event], topic: &[Record], planted: &[Uuid], findings: &mut Findings) {
-    let mut seen = HashSet::new();
-    let in_topic = topic
-        .iter()
-        .filter(|record| !planted.contains(&record.event_id) || seen.insert(record.event_id))
-        .map(|record| (record.key.as_str(), record.sequence));
-    follow(
-        "2 per-aggregate order without gaps in the topic",
-        in_topic,
-        findings,
-    );
-    let in_journal = journal
-        .iter()
-        .map(|event| (event.aggregate_id.as_str(), event.sequence));
-    follow(
-        "2 per-aggregate order without gaps in the journal",
-        in_journal,
-        findings,
-    );
-}
-
-fn follow<'e>(
-    check: &'static str,
-    events: impl Iterator<Item = (&'e str, i64)>,
-    findings: &mut Findings,
-) {
-    let mut last: HashMap<&str, i64> = HashMap::new();
-    for (id, sequence) in events {
-        let last = last.entry(id).or_default();
-        if sequence != *last + 1 {
-            findings.add(check, format!("{id}: {sequence} follows {last}"));
-        }
-        *last = sequence;
-    }
-}
-
-/// Check 4: every acknowledged command's events are in the journal, and each key led to one outcome.
-fn acknowledged(journal: &[Event], acks: &Path, findings: &mut Findings) -> Result<()> {
-    const KEPT: &str = "4 no acknowledged command is lost";
-    const ONCE: &str = "4 each key led to one outcome";
-    let stored: HashMap<Uuid, (&str, i64)> = journal
-        .iter()
-        .map(|event| {
-            (
-                event.event_id,
-                (event.aggregate_id.as_str(), event.sequence),
-            )
-        })
-        .collect();
-    let mut outcomes: HashMap<String, Ack> = HashMap::new();
-    for line in std::fs::read_to_string(acks)?.lines() {
-        let ack: Ack = serde_json::from_str(line)?;
-        for (event_id, sequence) in &ack.events {
-            if stored.get(event_id) != Some(&(ack.id.as_str(), *sequence)) {
-                findings.add(
-                    KEPT,
-                    format!(
-                        "{} {} {sequence} ({event_id}) is not in the journal",
-                        ack.command, ack.id
-                    ),
-                );
-            }
-        }
-        if !ack.rejected && (ack.events.len() != 1 || ack.events[0].1 != ack.version) {
-            findings.add(KEPT, format!("{ack:?} does not name its one event"));
-        }
-        match outcomes.get(&ack.key) {
-            Some(first) if *first != ack => findings.add(
-                ONCE,
-                format!(
-                    "{} of {}: first {}, then {}",
-                    ack.command,
-                    ack.id,
-                    told(first),
-                    told(&ack)
-                ),
-            ),
-            Some(_) => {}
-            None => {
-                outcomes.insert(ack.key.clone(), ack);
-            }
-        }
-    }
-    ensure!(!outcomes.is_empty(), "the load had no command acknowledged");
-    let accepted = outcomes.values().filter(|ack| !ack.rejected).count();
-    let appended = journal
-        .iter()
-        .filter(|event| event.aggregate_id.starts_with("load-"))
-        .count();
-    if accepted != appended {
-        findings.add(
-            ONCE,
-            format!("{accepted} commands were accepted and {appended} events appended for them"),
-        );
-    }
-    Ok(())
-}
-
-fn told(ack: &Ack) -> String {
-    match ack.rejected {
-        true => format!("rejected at version {}", ack.version),
-        false => format!("accepted as version {}", ack.version),
     }
 }

@@ -41,12 +41,13 @@ impl Plan {
         let mut plan = Self::new()?;
         if safeguard != "none" {
             // What is broken for good must not be waited for long.
-            plan.drained_within = Duration::from_secs(45);
+            plan.drained_within = Duration::from_secs(30);
             plan.failpoints = format!("sabotage.{safeguard}=return");
         }
         plan.blows = kills::schedule(6, &mut Dice::new(plan.seed));
-        // The windows that a stop must hit are held open, with the safeguard as without it.
-        let slow_sink = ";sink.after-rows=sleep(150)";
+        // A batch in hand that is not yet written: held there for long enough that a stop hits it, with the safeguard as
+        // without it. Whoever stops inside the transaction holds the checkpoint's lock, and no one passes him.
+        let slow_sink = ";sink.before-checkpoint=sleep(100)";
         match safeguard {
             "none" => {
                 plan.failpoints += slow_sink;
@@ -61,6 +62,8 @@ impl Plan {
             "sink.checkpoint" => {
                 plan.failpoints += slow_sink;
                 plan.blows = vec![Blow::Zombie; 4];
+                // The views are slow and not broken: what is found must not be that they are late.
+                plan.drained_within = Duration::from_secs(120);
             }
             // Not the first batch: a relay that finds events and no position stops, and names its runbook.
             "relay.position" => {

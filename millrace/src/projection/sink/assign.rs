@@ -327,6 +327,9 @@ impl Core {
             };
             let _ = list.set_partition_offset(topic, *partition, offset);
         }
+        // The client keeps our pause over the loss of a partition: one that was lost while it rested would come back at rest,
+        // and nobody would ever wake it.
+        let woken = consumer.resume(list);
         let assigned = match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(list),
             _ => consumer.assign(list),
@@ -335,7 +338,7 @@ impl Core {
             0 => Ok(()),
             _ => consumer.pause(&resting),
         };
-        if let Err(error) = assigned.and(paused) {
+        if let Err(error) = woken.and(assigned).and(paused) {
             tracing::error!(view = self.projector.name(), %error, "assignment failed");
             self.health.failed(error.to_string());
         }

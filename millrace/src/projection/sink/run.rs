@@ -519,6 +519,7 @@ fn write(
     let build = core.state().build.clone().ok_or(sqlx::Error::RowNotFound)?;
     let moves: Vec<Move> = moves.values().cloned().collect();
     core.on_database(async |conn| {
+        crash_point("sink.before-checkpoint");
         let mut tx = conn.begin().await?;
         let lost = checkpoint::advance(&mut tx, &build.view, &moves).await?;
         if !lost.is_empty() {

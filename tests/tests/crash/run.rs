@@ -1,0 +1,230 @@
+//! One run, step by step.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use sqlx::Executor;
+use tempfile::TempDir;
+use tests::servers::{Server, Servers};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::after;
+use super::dice::Dice;
+use super::fleet::{Member, Role, Setting};
+use super::kills::Storm;
+use super::load::Load;
+use super::oracle::{Oracle, VIEWS};
+use super::plan::Plan;
+use super::points;
+use super::slow;
+use super::verdict::Findings;
+
+pub(super) struct Run<'p> {
+    plan: &'p Plan,
+    begun: Instant,
+    // Before the servers: the processes end while these are still there.
+    producers: [Member; 2],
+    projections: [Member; 2],
+    setting: Arc<Setting>,
+    pub(super) oracle: Oracle,
+    servers: Servers,
+    acks: PathBuf,
+    http: reqwest::Client,
+    _dir: TempDir,
+}
+
+impl<'p> Run<'p> {
+    /// Starts the servers, and each role once: what is made at the first start is not under test.
+    pub(super) async fn prepare(plan: &'p Plan) -> Result<Self> {
+        println!(
+            "MILLRACE_SEED={} MILLRACE_KILLS={} {:?}",
+            plan.seed,
+            plan.blows.len(),
+            plan.failpoints
+        );
+        let begun = Instant::now();
+        let temporary = tempfile::tempdir()?;
+        let kept = std::env::var_os("MILLRACE_CRASH_DIR").map(PathBuf::from);
+        let dir = kept.as_deref().unwrap_or(temporary.path());
+        std::fs::create_dir_all(dir)?;
+        let servers = tokio::task::block_in_place(Servers::start)?;
+        let setting = Setting::new(&servers, dir, plan)?;
+        let member = |role, number| Member::new(&setting, role, number);
+        let mut run = Self {
+            plan,
+            begun,
+            producers: [member(Role::Producer, 0)?, member(Role::Producer, 1)?],
+            projections: [member(Role::Projections, 0)?, member(Role::Projections, 1)?],
+            oracle: Oracle::new(&servers)?,
+            acks: dir.join("acks.ndjson"),
+            http: reqwest::Client::builder()
+                .timeout(Duration::from_secs(5))
+                .build()?,
+            setting,
+            servers,
+            _dir: temporary,
+        };
+        for first in [&mut run.producers[0], &mut run.projections[0]] {
+            first.start(None)?;
+            first.ready(&run.http, Duration::from_secs(60)).await?;
+            first.kill()?;
+        }
+        for statement in &plan.journal_sql {
+            let statement = sqlx::AssertSqlSafe(statement.clone());
+            run.oracle.journal.execute(statement).await?;
+        }
+        run.say("journal, topics and views are there; the load begins");
+        Ok(run)
+    }
+
+    pub(super) fn say(&self, what: &str) {
+        println!("{:6.1} s  {what}", self.begun.elapsed().as_secs_f32());
+    }
+
+    /// The load, the fail points one after another, the blows. Whatever goes wrong is a finding, and the oracle still reads:
+    /// its verdict says what came of it.
+    pub(super) async fn batter(&mut self) -> Result<Findings> {
+        let mut findings = Findings::default();
+        let urls = [self.producers[0].url(), self.producers[1].url()];
+        let mut load = Load::start(urls, &self.acks, self.plan)?;
+        let slow = CancellationToken::new();
+        let mut slow_writers = slow::start(self.servers.database_url(), self.plan.seed, &slow);
+        if let Err(error) = self.fire_points().await {
+            findings.add("0 every armed fail point fires", format!("{error:#}"));
+        }
+        let points = self.plan.points.len();
+        self.say(&format!(
+            "fail points armed one after another: {points}; now blows at random"
+        ));
+        let members = self.producers.iter_mut().chain(&mut self.projections);
+        let mut storm = Storm {
+            servers: &self.servers,
+            oracle: &self.oracle,
+            dice: Dice::new(self.plan.seed),
+            members: members.collect(),
+            stopped: Vec::new(),
+        };
+        if let Err(error) = storm.rage(&self.plan.blows, &mut load).await {
+            findings.add(
+                "0 the pipeline goes on after every blow",
+                format!("{error:#}"),
+            );
+        }
+        storm.until_resumed().await?;
+        slow.cancel();
+        while let Some(writer) = slow_writers.join_next().await {
+            writer??;
+        }
+        let acks = load.acks.clone();
+        if let Err(error) = load.stop().await {
+            findings.add("0 every command is settled", format!("{error:#}"));
+        }
+        self.say(&format!(
+            "the load has ended with {} answers",
+            acks.settled()
+        ));
+        Ok(findings)
+    }
+
+    async fn fire_points(&mut self) -> Result<()> {
+        let (mut writing, mut reading) = (Vec::new(), Vec::new());
+        for point in &self.plan.points {
+            match points::role(point)? {
+                Role::Producer => writing.push(point.clone()),
+                Role::Projections => reading.push(point.clone()),
+            }
+        }
+        let (servers, oracle) = (&self.servers, &self.oracle);
+        tokio::try_join!(
+            points::fire_all(&mut self.producers, &writing, servers, oracle),
+            points::fire_all(&mut self.projections, &reading, servers, oracle),
+        )?;
+        if self
+            .plan
+            .points
+            .iter()
+            .any(|point| point == "sink.after-skip-recorded")
+        {
+            points::heal_skip(oracle).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every role is ready and the pipeline has drained; what is not in time is a finding.
+    pub(super) async fn drain(&mut self, findings: &mut Findings) -> Result<()> {
+        let by = Instant::now() + self.plan.drained_within;
+        let left = || by.saturating_duration_since(Instant::now()) + Duration::from_secs(1);
+        for member in self.producers.iter_mut().chain(&mut self.projections) {
+            if let Err(not_ready) = member.ready(&self.http, left()).await {
+                findings.add("0 every role gets ready again", format!("{not_ready:#}"));
+            }
+        }
+        if let Err(late) = self.oracle.quiesce(left()).await {
+            findings.add("0 the pipeline drains", format!("{late:#}"));
+        }
+        self.say("drained; the oracle reads");
+        Ok(())
+    }
+
+    pub(super) async fn quiesce(&self) -> Result<()> {
+        self.oracle.quiesce(self.plan.drained_within).await
+    }
+
+    pub(super) async fn judge(&self, planted: &[Uuid]) -> Result<Findings> {
+        self.oracle.judge(&self.acks, planted).await
+    }
+
+    /// Sets every view back to the log's start with the stock tool and waits until all are rebuilt.
+    pub(super) async fn replay(&self) -> Result<()> {
+        let last: Option<i64> = sqlx::query_scalar("SELECT max(id) FROM millrace_views.resets")
+            .fetch_one(&self.oracle.views)
+            .await?;
+        for view in VIEWS {
+            points::reset(&self.servers, &self.oracle, view, "--to-earliest").await?;
+        }
+        after::until_rebuilt(&self.oracle, last.unwrap_or(0)).await?;
+        self.quiesce().await
+    }
+
+    /// With nothing to publish and nothing to write, an outage must be noticed and its end too.
+    pub(super) async fn lose_servers_while_idle(&mut self) -> Result<()> {
+        let within = self.plan.drained_within;
+        for server in [Server::Kafka, Server::Postgres] {
+            tokio::task::block_in_place(|| self.servers.kill(server))?;
+            for member in &mut self.projections {
+                member.unready(&self.http, within).await?;
+            }
+            tokio::task::block_in_place(|| self.servers.restart())?;
+            for member in self.producers.iter_mut().chain(&mut self.projections) {
+                member.ready(&self.http, within).await?;
+            }
+            self.say(&format!(
+                "{server} was away: idle projections said so, and every role is ready again"
+            ));
+        }
+        Ok(())
+    }
+
+    /// How often each fail point fired; zero is a failure.
+    pub(super) async fn tell(&self) -> Result<()> {
+        let mut silent = Vec::new();
+        println!("{:>6}  fail point", "fired");
+        for point in &self.plan.points {
+            let fired = self.setting.fired(point);
+            println!("{fired:>6}  {point}");
+            if fired == 0 {
+                silent.push(point.as_str());
+            }
+        }
+        ensure!(silent.is_empty(), "never fired: {}", silent.join(", "));
+        let events = self.oracle.journal().await?.len();
+        let blows = self.plan.blows.len();
+        self.say(&format!(
+            "{events} events, {blows} blows: nothing lost, nothing twice"
+        ));
+        Ok(())
+    }
+}
