@@ -15,7 +15,7 @@ use crate::position::JournalPosition;
 /// One released version of one event's schema, as compiled in from its `.avsc` file.
 #[derive(Debug, Clone, Copy)]
 pub struct EventSchema {
-    /// The Avro record name, which is also the event type, such as `OrderPlaced`.
+    /// The Avro record name, which is also the event type, such as `CounterRaised`.
     pub record: &'static str,
     /// The number in the file name, from 1; also the `ce_schemaversion` header.
     pub version: u32,
@@ -27,12 +27,12 @@ pub struct EventSchema {
 
 /// The events of one aggregate type.
 pub trait Event: Sized + Clone + Send + Sync + 'static {
-    /// The aggregate type in snake case, such as `order`; its topic is `order.events`.
+    /// The aggregate type in snake case, such as `counter`; its topic is `counter.events`.
     const AGGREGATE: &'static str;
     /// Every released schema, oldest version first within a record.
     const SCHEMAS: &'static [EventSchema];
 
-    /// The Avro record name of this event, such as `OrderPlaced`.
+    /// The Avro record name of this event, such as `CounterRaised`.
     fn event_type(&self) -> &'static str;
 
     /// The Avro body in `schema`, without the registry's framing.
@@ -70,7 +70,7 @@ pub struct Metadata {
 /// An event as it stands on its topic: decoded, with its key, sequence and place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recorded<E> {
-    /// Topic, such as `order.events`.
+    /// Topic, such as `counter.events`.
     pub topic: String,
     /// Partition of the topic.
     pub partition: i32,
@@ -86,12 +86,12 @@ pub struct Recorded<E> {
     pub metadata: Metadata,
 }
 
-/// The topic of an aggregate type's events: `order` -> `order.events`.
+/// The topic of an aggregate type's events: `counter` -> `counter.events`.
 pub fn events_topic(aggregate: &str) -> String {
     format!("{aggregate}.events")
 }
 
-/// The CloudEvents type of an event: `order` and `OrderPlaced` -> `order.placed`.
+/// The CloudEvents type of an event: `counter` and `CounterRaised` -> `counter.raised`.
 ///
 /// The record's leading aggregate name is dropped, the rest becomes snake case; a record that does not
 /// begin with the aggregate's name keeps all its words.
@@ -128,11 +128,11 @@ fn snake_case(pascal: &str) -> String {
 /// ```ignore
 /// millrace::events! {
 ///     /// What can happen to an order.
-///     pub enum OrderEvent for "order" in "commerce" {
-///         OrderPlaced [1, 2],
-///         OrderConfirmed [1],
+///     pub enum CounterEvent for "counter" in "commerce" {
+///         CounterRaised [1, 2],
+///         CounterSealed [1],
 ///     }
-///     retired { OrderSubmitted [1] => OrderPlaced }
+///     retired { CounterBumped [1] => CounterRaised }
 /// }
 /// ```
 #[macro_export]
@@ -226,12 +226,12 @@ mod tests {
 
     #[test]
     fn a_cloudevents_type_is_the_aggregate_and_the_past_tense() {
-        assert_eq!(ce_type("order", "OrderPlaced"), "order.placed");
+        assert_eq!(ce_type("counter", "CounterRaised"), "counter.raised");
         assert_eq!(ce_type("user", "UserRoleChanged"), "user.role_changed");
         assert_eq!(
             ce_type("card", "CardAddedToLibrary"),
             "card.added_to_library"
         );
-        assert_eq!(ce_type("order", "ItemAdded"), "order.item_added");
+        assert_eq!(ce_type("counter", "MarkAdded"), "counter.mark_added");
     }
 }

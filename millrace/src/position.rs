@@ -83,7 +83,7 @@ impl TryFrom<String> for JournalPosition {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Token {
-    /// Topic, such as `order.events`.
+    /// Topic, such as `counter.events`.
     pub topic: String,
     /// Partition that the aggregate id hashes to.
     pub partition: i32,
@@ -104,7 +104,7 @@ impl FromStr for Token {
         let error = || ParseError {
             text: text.to_owned(),
             what: "token",
-            example: "order.events/3/1:745:12",
+            example: "counter.events/3/1:745:12",
         };
         let mut parts = text.rsplitn(3, '/');
         let mut next = || parts.next().ok_or_else(error);
@@ -166,13 +166,13 @@ mod tests {
 
     #[test]
     fn a_token_reads_back_as_it_was_written() {
-        let text = "order.events/3/1:745:12";
+        let text = "counter.events/3/1:745:12";
         let token: Token = text.parse().unwrap();
-        assert_eq!(token.topic, "order.events");
+        assert_eq!(token.topic, "counter.events");
         assert_eq!(token.partition, 3);
         assert_eq!(token.to_string(), text);
-        assert!("order.events/3/745:12".parse::<Token>().is_err());
-        assert!("order.events/x/1:745:12".parse::<Token>().is_err());
+        assert!("counter.events/3/745:12".parse::<Token>().is_err());
+        assert!("counter.events/x/1:745:12".parse::<Token>().is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
     reason = "a test that unwraps fails with the place"
 )]
 
+mod architecture;
 mod commands;
 mod crash;
 mod operate;

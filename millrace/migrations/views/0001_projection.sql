@@ -15,7 +15,7 @@ CREATE TABLE views (
 CREATE TABLE builds (
     view        text COLLATE "C" NOT NULL REFERENCES views (name),
     build       integer NOT NULL,
-    -- Postgres schema of the build's tables, such as `customer_totals_b2`.
+    -- Postgres schema of the build's tables, such as `daily_sums_b2`.
     schema_name text NOT NULL UNIQUE,
     state       text NOT NULL CHECK (state IN ('building', 'live', 'retired', 'abandoned')),
     -- True when it covers some partitions only: its rows are moved into the live build's tables.

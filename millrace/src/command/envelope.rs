@@ -41,7 +41,7 @@ impl CommandId {
 pub struct Envelope {
     /// Id of the aggregate; not empty, at most 200 bytes, no control characters.
     pub aggregate_id: String,
-    /// Command type, such as `PlaceOrder`.
+    /// Command type, such as `RaiseCounter`.
     pub command_type: String,
     /// The command's data as JSON text.
     pub data: String,
@@ -95,7 +95,7 @@ fn check_id(what: &str, id: &str) -> Result<(), CommandError> {
 pub struct EventRef {
     /// `ce_id` of the event.
     pub id: Uuid,
-    /// Record name, such as `OrderPlaced`.
+    /// Record name, such as `CounterRaised`.
     #[serde(rename = "type")]
     pub event_type: String,
     /// Version of the aggregate after it.

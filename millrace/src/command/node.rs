@@ -239,7 +239,7 @@ fn fault(error: impl std::fmt::Display) -> CommandError {
 /// An aggregate type that the write side takes commands for: one line in the list that a producer starts with.
 #[derive(Clone, Copy)]
 pub struct AggregateType {
-    /// Its name, such as `order`.
+    /// Its name, such as `counter`.
     pub name: &'static str,
     /// Its command types.
     pub command_types: &'static [&'static str],

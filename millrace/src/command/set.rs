@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 
 /// The commands of one aggregate type; implemented by [`commands!`](crate::commands), never by hand.
 pub trait CommandSet: Clone + Send + Sync + 'static {
-    /// Every command type, such as `PlaceOrder`.
+    /// Every command type, such as `RaiseCounter`.
     const TYPES: &'static [&'static str];
 
     /// Fields of a command that stand in no id, hash, log or rejects file.

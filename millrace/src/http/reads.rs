@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn parameters_of_the_library_are_taken_out_and_the_rest_are_filters() {
         let request = read(&[
-            ("after", "order.events/3/1:745:12"),
+            ("after", "counter.events/3/1:745:12"),
             ("timeout_ms", "250"),
             ("limit", "7"),
             ("status", "placed"),

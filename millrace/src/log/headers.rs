@@ -14,7 +14,7 @@ pub const SPECVERSION: &str = "ce_specversion";
 pub const ID: &str = "ce_id";
 /// `ce_source`, `/millrace/<journal uuid>`.
 pub const SOURCE: &str = "ce_source";
-/// `ce_type`, such as `order.placed`.
+/// `ce_type`, such as `counter.raised`.
 pub const TYPE: &str = "ce_type";
 /// `ce_subject`, the aggregate id.
 pub const SUBJECT: &str = "ce_subject";

@@ -31,7 +31,7 @@ pub struct Build {
     pub view: String,
     /// Its number, from 1.
     pub number: i32,
-    /// Postgres schema of its tables, such as `customer_totals_b2`.
+    /// Postgres schema of its tables, such as `daily_sums_b2`.
     pub schema: String,
     /// Recorded skips: a gap in an aggregate's events behind one of them is passed. A build from the log's start
     /// reads what was skipped, so its skips hold no offset and only say where gaps begin.

@@ -15,7 +15,7 @@ const KEY_MAX_BYTES: usize = 200;
 /// A consumed record.
 #[derive(Debug, Clone)]
 pub struct Record {
-    /// Topic, such as `order.events`.
+    /// Topic, such as `counter.events`.
     pub topic: Arc<str>,
     /// Partition of the topic.
     pub partition: i32,
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn a_record_without_our_headers_belongs_to_no_aggregate() {
         let record = Record::new(
-            ("order.events".into(), 3, 7),
+            ("counter.events".into(), 3, 7),
             Some(b"42".to_vec()),
             Some(b"{}".to_vec()),
             HeaderBlock::default(),

@@ -330,11 +330,11 @@ macro_rules! view_row {
 ///
 /// ```
 /// millrace::tally_row! {
-///     /// What a customer spent.
-///     pub struct CustomerTotal in "customer_totals" {
+///     /// What came together on a day.
+///     pub struct DailySum in "daily_sums" {
 ///         key {
 ///             /// Who.
-///             customer_id: String,
+///             day: String,
 ///         }
 ///         /// How much.
 ///         total_cents: i64,

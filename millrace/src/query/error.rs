@@ -20,7 +20,7 @@ pub enum QueryError {
     /// The query found nothing under the id.
     #[error("{what} {id} is not in the view")]
     NotFound {
-        /// Such as `order`.
+        /// Such as `counter`.
         what: &'static str,
         /// The id that was asked for.
         id: String,

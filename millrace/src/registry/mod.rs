@@ -1,6 +1,6 @@
 //! The schema registry: what is registered or looked up at start, and schemas learnt later.
 //!
-//! Subjects follow TopicRecordNameStrategy (`order.events-commerce.OrderPlaced`), compatibility is
+//! Subjects follow TopicRecordNameStrategy (`counter.events-commerce.CounterRaised`), compatibility is
 //! FULL_TRANSITIVE: producers and consumers are deployed apart, and a replay starts at offset 0. Every
 //! schema also stands in the journal, so that stored events can be read when the registry is lost, and so
 //! that a role whose schemas are all known starts while the registry is away.

@@ -38,7 +38,7 @@ pub struct BatchLimits {
 /// What all events of one type and schema have in common on their topic.
 #[derive(Debug, PartialEq, Eq)]
 pub struct EventKind {
-    /// Topic, such as `order.events`.
+    /// Topic, such as `counter.events`.
     pub topic: String,
     /// `ce_type`.
     pub ce_type: String,

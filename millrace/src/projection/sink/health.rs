@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn a_stopped_partition_is_unhealthy_until_it_is_released() {
         let health = Health::default();
-        let key = ("order.events".to_owned(), 3);
+        let key = ("counter.events".to_owned(), 3);
         health.stopped(key.clone(), "out of range".to_owned());
         assert!(!health.report(Duration::from_secs(10)).healthy);
         health.released(&key);
