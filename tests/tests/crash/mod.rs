@@ -1,7 +1,7 @@
 //! The crash test: a load of commands while every process and server is killed, then an oracle's verdict.
 //!
 //! `MILLRACE_KILLS=N` deals N blows at random instead of 30, `MILLRACE_SEED` repeats a schedule, `MILLRACE_CRASH_DIR` keeps the
-//! logs of the roles. `./dev crash` sets them. `./dev sabotage` takes one safeguard out at a time: then it must fail.
+//! logs of the roles, `MILLRACE_POINTS=rebuild.` arms only the fail points of that prefix. `./dev crash` sets them. `./dev sabotage` takes one safeguard out at a time: then it must fail.
 
 mod after;
 mod dice;

@@ -184,6 +184,26 @@ impl Oracle {
         Ok(records.last().copied())
     }
 
+    /// What the views' database is at, for whoever looks for the cause of a wait that was too long.
+    pub(super) async fn state_of_views(&self) -> String {
+        const STATE: &str = "
+            SELECT format('build %s of %s: %s, %s behind', b.build, b.view, b.state, sum(greatest(c.next - s.next, 0)))
+            FROM millrace_views.builds b JOIN millrace_views.build_checkpoints s USING (view, build)
+            JOIN millrace_views.checkpoints c USING (view, topic, partition)
+            WHERE b.state = 'building' GROUP BY b.build, b.view, b.state
+            UNION ALL SELECT format('session %s (%s) %s, waits for %s %s held by %s, transaction %s: %s', pid, application_name,
+                state, wait_event_type, wait_event, pg_blocking_pids(pid), now() - xact_start, left(query, 80))
+            FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+            UNION ALL SELECT format('lease %s: %s until %s', name, holder_info, expires_at) FROM millrace_views.leases
+            UNION ALL SELECT format('resets of %s: %s in build %s', view, count(*), build)
+            FROM millrace_views.resets WHERE done_at IS NULL GROUP BY view, build";
+        let lines: Result<Vec<String>, _> = sqlx::query_scalar(STATE).fetch_all(&self.views).await;
+        match lines {
+            Ok(lines) => lines.join("\n"),
+            Err(error) => error.to_string(),
+        }
+    }
+
     async fn views_behind(&self, ends: &BTreeMap<i32, i64>) -> Result<Vec<String>> {
         let mut behind = Vec::new();
         let rows: Vec<(String, i32, i64, Option<String>)> = sqlx::query_as(

@@ -96,6 +96,7 @@ pub(super) async fn fire_all(
         }
         for (index, point) in &armed {
             if members[*index].since.elapsed() > FIRES_WITHIN {
+                println!("{}", oracle.state_of_views().await);
                 bail!(
                     "{point} did not fire in {} within {FIRES_WITHIN:?}",
                     members[*index].name
