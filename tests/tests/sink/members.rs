@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use millrace::projection::tally;
 use tests::servers::Servers;
+use tests::stock;
 
 use super::rows::GuestTotals;
 use super::world::{World, eventually};
@@ -119,5 +120,23 @@ async fn a_partition_that_was_in_doubt_during_a_rebalance_goes_on() -> Result<()
     }
     world.until(&totals, expected + 12).await?;
     first.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stock_tool_does_not_reset_a_group_that_has_members_and_the_test_sees_it() -> Result<()>
+{
+    let world = World::new(Servers::shared(), 1).await?;
+    let view = world.view(tally(GuestTotals));
+    let sink = world.sink(&view).await?;
+    eventually("it holds its partition", || async {
+        sink.health().partitions == 1
+    })
+    .await?;
+    let to = &["--to-earliest"];
+    let reset = stock::reset_offsets(world.servers, &view.group(), &world.topic, to);
+    let refused = reset.expect_err("the group has a member").to_string();
+    assert!(refused.contains("inactive"), "{refused}");
+    sink.stop().await?;
     Ok(())
 }
