@@ -148,5 +148,10 @@ pub fn reset_offsets(servers: &Servers, group: &str, topic: &str, to: &[&str]) -
         "--execute",
     ];
     args.extend(to);
-    tool(servers, "consumer-groups", &args)
+    let printed = tool(servers, "consumer-groups", &args)?;
+    // The tool says that the group is active, resets nothing, and exits with 0.
+    if printed.contains("Error:") {
+        bail!("{group} was not reset:\n{printed}");
+    }
+    Ok(printed)
 }

@@ -90,10 +90,13 @@ impl Reader {
                     Duration::ZERO
                 };
                 let message = match consumer.poll(wait) {
-                    None | Some(Err(KafkaError::PartitionEOF(_))) => {
+                    None => {
                         empty_in_a_row += 1;
                         continue;
                     }
+                    // The end of one of many partitions: under load one of them always is at its end, and batches that
+                    // ended there would be too small to ever catch up.
+                    Some(Err(KafkaError::PartitionEOF(_))) => continue,
                     Some(message) => message?,
                 };
                 empty_in_a_row = 0;

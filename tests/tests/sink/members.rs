@@ -1,8 +1,11 @@
 //! Members of a group that lose partitions, or have nothing to do, while something is wrong.
 
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 use millrace::projection::tally;
 use tests::servers::Servers;
+use tests::stock;
 
 use super::rows::GuestTotals;
 use super::world::{World, eventually};
@@ -79,6 +82,61 @@ async fn an_idle_view_is_healthy_again_when_its_servers_answer() -> Result<()> {
         sink.health().errors.is_empty()
     })
     .await?;
+    sink.stop().await?;
+    Ok(())
+}
+
+/// The schedule: checkpoints move without us (a swap raises their epochs), we put our assignment to the proof while a rebalance
+/// is under way, and the coordinator refuses it for its old generation; the partition stays ours through that rebalance.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_was_in_doubt_during_a_rebalance_goes_on() -> Result<()> {
+    let mut world = World::new(Servers::shared(), 6).await?;
+    let view = world.view(tally(GuestTotals));
+    let totals = format!(
+        "SELECT coalesce(sum(reservations), 0)::bigint FROM views.{}",
+        view.view_name()
+    );
+    let first = world.sink(&view).await?;
+    let mut expected = 0;
+    for _ in 0..4 {
+        let second = world.sink(&view).await?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while second.health().partitions < 3 || first.health().partitions > 3 {
+            assert!(Instant::now() < deadline, "no rebalance within 30 s");
+            sqlx::query("UPDATE millrace_views.checkpoints SET epoch = epoch + 1")
+                .execute(&world.pool)
+                .await?;
+            for n in 0..12 {
+                world.reserve(&format!("h{n}"), "ada")?;
+            }
+            world.flush()?;
+            expected += 12;
+        }
+        world.until(&totals, expected).await?;
+        second.stop().await?;
+    }
+    for n in 0..12 {
+        world.reserve(&format!("h{n}"), "ada")?;
+    }
+    world.until(&totals, expected + 12).await?;
+    first.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stock_tool_does_not_reset_a_group_that_has_members_and_the_test_sees_it() -> Result<()>
+{
+    let world = World::new(Servers::shared(), 1).await?;
+    let view = world.view(tally(GuestTotals));
+    let sink = world.sink(&view).await?;
+    eventually("it holds its partition", || async {
+        sink.health().partitions == 1
+    })
+    .await?;
+    let to = &["--to-earliest"];
+    let reset = stock::reset_offsets(world.servers, &view.group(), &world.topic, to);
+    let refused = reset.expect_err("the group has a member").to_string();
+    assert!(refused.contains("inactive"), "{refused}");
     sink.stop().await?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rdkafka::consumer::{CommitMode, Consumer, RebalanceProtocol};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 use sqlx::Connection;
 
@@ -45,6 +45,10 @@ impl Session<'_> {
     ///
     /// Without this a process that woke up after its session ended would claim, and so fence the true
     /// owner; it would be fenced in turn, and the two would take the partition from each other for ever.
+    ///
+    /// A refusal proves nothing: while a rebalance is under way the generation is an old one for the true owner too, and a
+    /// partition that stays with its member is not assigned to it anew. Whoever has lost it hears so by the
+    /// rebalance callback; until one or the other, the partition rests and is asked for at every tick.
     fn prove(&mut self) -> Result<(), SinkError> {
         let doubtful: Vec<(Key, Checkpoint)> = self
             .core
@@ -57,20 +61,11 @@ impl Session<'_> {
             })
             .collect();
         for (key, claim) in doubtful {
-            let proof = commit(&self.consumer, &claim, claim.next, CommitMode::Sync);
-            let mut state = self.core.state();
-            match proof {
-                Ok(()) => {
-                    state.held.insert(key, Held::Unclaimed);
-                }
-                Err(error) if is_no_member(&error) => {
-                    tracing::warn!(view = self.core.projector.name(), ?key, %error, "no longer ours");
-                    state.held.remove(&key);
-                }
-                Err(error) => {
-                    tracing::warn!(view = self.core.projector.name(), ?key, %error, "not proven yet");
-                }
+            if let Err(error) = commit(&self.consumer, &claim, claim.next, CommitMode::Sync) {
+                tracing::warn!(view = self.core.projector.name(), ?key, %error, "not proven yet");
+                break;
             }
+            self.core.state().held.insert(key, Held::Unclaimed);
         }
         Ok(())
     }
@@ -238,20 +233,6 @@ impl Session<'_> {
             Err(error) => Err(error),
         }
     }
-}
-
-/// The coordinator's word that the generation or the member is none of the group's.
-fn is_no_member(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::IllegalGeneration
-                | RDKafkaErrorCode::UnknownMemberId
-                | RDKafkaErrorCode::FencedInstanceId
-                | RDKafkaErrorCode::FencedMemberEpoch
-                | RDKafkaErrorCode::StaleMemberEpoch
-        )
-    )
 }
 
 /// A request, in a transaction that moves nothing but needs the checkpoint to be ours.
