@@ -22,7 +22,6 @@ use plan::Plan;
 use run::Run;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-#[ignore = "run by ./dev crash: rebuild.in-swap does not always fire in time, and why is not known yet (decision 0005)"]
 async fn the_pipeline_survives_kills() -> Result<()> {
     crash(Plan::whole()?).await
 }
