@@ -79,6 +79,7 @@ fn show(found: &Comparison) -> anyhow::Result<()> {
         number("forked", found.forked),
         number("unpublished", found.unpublished),
         number("stranded", found.stranded),
+        number("foreign", found.foreign),
     ];
     crate::output::table(&["VALUE", ""], &rows)?;
     if let Some(first) = &found.first_fork {

@@ -86,6 +86,8 @@ pub struct Comparison {
     pub unpublished: i64,
     /// Of those, events at or below the last published place, which no relay would publish.
     pub stranded: i64,
+    /// Records on the topics that are no events of this journal, by their `ce_source`; they are left alone.
+    pub foreign: i64,
 }
 
 /// What [`recover`] did.
@@ -216,7 +218,7 @@ async fn look(
 ) -> Result<Comparison, RunbookError> {
     let (kafka_config, topic) = (kafka.clone(), config.relay_position_topic.clone());
     let position = blocking(move || position::read_latest(&kafka_config, &topic)).await?;
-    scan::load(kafka, connection).await?;
+    let foreign = scan::load(kafka, connection).await?;
     let (published, only_in_topics): (i64, i64) = sqlx::query_as(
         "SELECT (SELECT count(*) FROM pg_temp.published), (SELECT count(*) FROM pg_temp.missing)",
     )
@@ -246,6 +248,7 @@ async fn look(
         first_fork,
         unpublished,
         stranded,
+        foreign,
     })
 }
 

@@ -1,5 +1,7 @@
 //! A journal that is not the one that was published: the relay stops and names the runbook.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use millrace::relay::gate::GateRule;
 use millrace::relay::position::PositionRecord;
@@ -7,6 +9,9 @@ use millrace::relay::publish::Publisher;
 use millrace::relay::read::{self, Reader};
 use millrace::relay::runbook::{self, Recovery, RunbookError};
 use millrace::relay::{RUNBOOK, RelayRole, seat};
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::{Rig, append};
 
@@ -152,6 +157,37 @@ async fn after_an_older_dump_the_published_events_are_read_back_and_the_relay_go
             .await?;
     assert_eq!(version, 2);
     goes_on(&rig, &[("b", 3), ("a", 3)], 6).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_others_wrote_to_the_topics_are_counted_and_hinder_no_comparison() -> Result<()>
+{
+    let rig = published("foreign").await?;
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &rig.kafka.kafka_bootstrap)
+        .create()?;
+    let elsewhere = OwnedHeaders::new().insert(Header {
+        key: "ce_source",
+        value: Some("/elsewhere"),
+    });
+    let topic = rig.topic();
+    let record = BaseRecord::to(&topic).key("a").payload("not Avro");
+    producer.send(record).map_err(|(error, _)| error)?;
+    let record = BaseRecord::to(&topic).key("a").payload("not Avro");
+    producer
+        .send(record.headers(elsewhere))
+        .map_err(|(error, _)| error)?;
+    producer.flush(Duration::from_secs(10))?;
+    let compared = runbook::compare(&rig.config, &rig.kafka, &rig.journal).await?;
+    assert_eq!(
+        (
+            compared.published,
+            compared.only_in_topics,
+            compared.foreign
+        ),
+        (4, 0, 2)
+    );
+    Ok(())
 }
 
 /// Publishes the journal as a cluster would whose transaction ids are a million higher, which is what the topics

@@ -8,6 +8,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use sqlx::postgres::PgConnection;
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use super::RunbookError;
 use crate::codec;
@@ -35,40 +36,48 @@ struct Published {
     offset: i64,
 }
 
-/// Fills `pg_temp.published` and `pg_temp.missing`, which end with the transaction.
+/// Fills `pg_temp.published` and `pg_temp.missing`, which end with the transaction. Returns the number of records that
+/// are none of this journal's events: something else wrote them, they are no part of any history.
 pub(super) async fn load(
     kafka: &KafkaConfig,
     connection: &mut PgConnection,
-) -> Result<(), RunbookError> {
+) -> Result<i64, RunbookError> {
+    let journal: Uuid = sqlx::query_scalar("SELECT uuid FROM millrace.journal")
+        .fetch_one(&mut *connection)
+        .await?;
+    let source = format!("/millrace/{journal}");
     sqlx::raw_sql(
         "CREATE TEMPORARY TABLE published (event_id uuid PRIMARY KEY, generation integer, xid bigint, position bigint)
              ON COMMIT DROP;
          CREATE TEMPORARY TABLE missing (LIKE millrace.events) ON COMMIT DROP;
-         ALTER TABLE pg_temp.missing ALTER COLUMN xid TYPE bigint USING 0",
+         ALTER TABLE pg_temp.missing ALTER COLUMN xid TYPE bigint USING 0;
+         CREATE UNIQUE INDEX ON pg_temp.missing (event_id)",
     )
     .execute(&mut *connection)
     .await?;
+    let mut foreign = 0;
     for aggregate in seat::aggregate_types(connection).await? {
         let (batches, mut incoming) = mpsc::channel(2);
         let kafka = kafka.clone();
-        let name = aggregate.clone();
-        let reading = tokio::task::spawn_blocking(move || read(&kafka, &name, &batches));
+        let (name, source) = (aggregate.clone(), source.clone());
+        let reading = tokio::task::spawn_blocking(move || read(&kafka, &name, &source, &batches));
         while let Some(batch) = incoming.recv().await {
             store(connection, &batch).await?;
         }
-        reading
+        foreign += reading
             .await
             .map_err(|error| RelayError::Thread(error.to_string()))??;
     }
-    Ok(())
+    Ok(foreign)
 }
 
-/// Reads all partitions of one topic to their ends, read committed.
+/// Reads all partitions of one topic to their ends, read committed. Returns the number of foreign records.
 fn read(
     kafka: &KafkaConfig,
     aggregate: &str,
+    source: &str,
     batches: &mpsc::Sender<Vec<Published>>,
-) -> Result<(), RunbookError> {
+) -> Result<i64, RunbookError> {
     let topic = events_topic(aggregate);
     let failed = |source: KafkaError| RelayError::Kafka {
         doing: "reading an event topic",
@@ -89,12 +98,16 @@ fn read(
             .map_err(failed)?;
     }
     consumer.assign(&assignment).map_err(failed)?;
-    let (mut open, mut batch) = (partitions, Vec::with_capacity(BATCH));
+    let (mut open, mut batch, mut foreign) = (partitions, Vec::with_capacity(BATCH), 0);
     let mut deadline = Instant::now() + READ_TIMEOUT;
     while open > 0 {
         match consumer.poll(Duration::from_millis(200)) {
             Some(Ok(message)) => {
-                batch.push(published(aggregate, &message)?);
+                if header(&message, headers::SOURCE).as_deref() == Some(source) {
+                    batch.push(published(aggregate, &message)?);
+                } else {
+                    foreign += 1;
+                }
                 deadline = Instant::now() + READ_TIMEOUT;
             }
             Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
@@ -109,12 +122,18 @@ fn read(
             let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
             // Whoever took the batches has failed with a reason of its own.
             if batches.blocking_send(full).is_err() {
-                return Ok(());
+                return Ok(foreign);
             }
         }
     }
     let _ = batches.blocking_send(batch);
-    Ok(())
+    Ok(foreign)
+}
+
+fn header(message: &BorrowedMessage<'_>, name: &str) -> Option<String> {
+    let mut all = message.headers()?.iter();
+    let value = all.find(|header| header.key == name)?.value?;
+    Some(String::from_utf8_lossy(value).into_owned())
 }
 
 fn published(aggregate: &str, message: &BorrowedMessage<'_>) -> Result<Published, RunbookError> {
@@ -128,11 +147,7 @@ fn published(aggregate: &str, message: &BorrowedMessage<'_>) -> Result<Published
     let payload = message.payload().unwrap_or_default();
     let (schema_id, _) = codec::unframe(payload).map_err(|error| refuse(error.to_string()))?;
     let key = message.key().unwrap_or_default().to_vec();
-    let ce_type = message
-        .headers()
-        .and_then(|all| all.iter().find(|header| header.key == headers::TYPE))
-        .and_then(|header| header.value)
-        .map(|value| String::from_utf8_lossy(value).into_owned());
+    let ce_type = header(message, headers::TYPE);
     let mut further = serde_json::Map::new();
     for (name, value) in [
         ("correlationid", &metadata.correlation_id),
@@ -164,7 +179,8 @@ async fn store(connection: &mut PgConnection, batch: &[Published]) -> Result<(),
     let column = |of: fn(&Published) -> i64| batch.iter().map(of).collect::<Vec<i64>>();
     let ids: Vec<_> = batch.iter().map(|one| one.metadata.event_id).collect();
     sqlx::query(
-        "INSERT INTO pg_temp.published SELECT * FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::bigint[])",
+        "INSERT INTO pg_temp.published SELECT * FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::bigint[]) \
+         ON CONFLICT DO NOTHING",
     )
     .bind(&ids)
     .bind(
@@ -205,7 +221,7 @@ async fn keep(connection: &mut PgConnection, one: &Published) -> Result<(), Runb
     sqlx::query(
         "INSERT INTO pg_temp.missing (position, generation, xid, aggregate_type, aggregate_id, sequence, event_id, \
                                       event_type, schema_id, payload, headers, occurred_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12) ON CONFLICT DO NOTHING",
     )
     .bind(position.position)
     .bind(position.generation)
