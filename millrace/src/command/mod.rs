@@ -14,4 +14,4 @@ mod writer;
 pub use envelope::{Accepted, CommandError, CommandId, Envelope, EventRef};
 pub use handler::{CommandHandler, WriteConfig};
 pub use node::{AggregateType, Commands, HistoryEntry, HistoryPage, Moment, Node, StateAt};
-pub use set::{CommandDataError, CommandSet, read_data};
+pub use set::{Command, CommandDataError, CommandSet, read_data, write_data};
