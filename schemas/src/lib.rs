@@ -12,5 +12,6 @@ pub fn all() -> Vec<SchemaSet> {
     vec![
         SchemaSet::of::<order::OrderEvent>(),
         SchemaSet::of_commands::<order::OrderCommand>(),
+        SchemaSet::of_replies::<order::OrderCommand>(),
     ]
 }

@@ -21,8 +21,9 @@ use sqlx::PgPool;
 
 use crate::codec::{Codec, Schema, Writer};
 use crate::command::CommandSet;
+use crate::command::inbox::REPLY_SCHEMAS;
 use crate::config::{Registration, RegistryConfig};
-use crate::event::{Event, RecordSchema, commands_topic, events_topic};
+use crate::event::{Event, RecordSchema, commands_topic, events_topic, replies_topic};
 use compatibility::{check_against, compatible, full_name, parse, same_json};
 
 pub use error::RegistryError;
@@ -37,6 +38,8 @@ pub enum RecordKind {
     Event,
     /// What is asked: `<aggregate>.commands`.
     Command,
+    /// What became of it: `<aggregate>.replies`.
+    Reply,
 }
 
 /// The schemas of one aggregate type's events, or of its commands.
@@ -69,11 +72,21 @@ impl SchemaSet {
         }
     }
 
+    /// The schema of the replies to the commands `C`.
+    pub fn of_replies<C: CommandSet>() -> Self {
+        Self {
+            aggregate: C::AGGREGATE,
+            kind: RecordKind::Reply,
+            schemas: REPLY_SCHEMAS,
+        }
+    }
+
     /// The topic that the records stand in.
     pub fn topic(&self) -> String {
         match self.kind {
             RecordKind::Event => events_topic(self.aggregate),
             RecordKind::Command => commands_topic(self.aggregate),
+            RecordKind::Reply => replies_topic(self.aggregate),
         }
     }
 
