@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use millrace::command::WriteConfig;
+use millrace::command::inbox::InboxOptions;
 use millrace::config::{JournalConfig, KafkaConfig, RegistryConfig, ViewsConfig};
 use millrace::http::forward;
 use millrace::http::health::Health;
@@ -55,6 +56,8 @@ pub(crate) struct UpArgs {
     views: ViewsConfig,
     #[command(flatten)]
     write: WriteConfig,
+    #[command(flatten)]
+    inbox: InboxOptions,
     #[command(flatten)]
     relay: RelayConfig,
     #[command(flatten)]
@@ -126,6 +129,7 @@ pub(crate) async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
         registry: args.registry.clone(),
         journal: args.journal.clone(),
         write: args.write,
+        inbox: args.inbox,
         relay: args.relay,
     };
     let projections = ProjectionsConfig {

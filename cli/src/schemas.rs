@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use millrace::codec::Schema;
 use millrace::config::{Registration, RegistryConfig};
-use millrace::registry::{Registry, subject};
+use millrace::registry::Registry;
 use serde_json::json;
 
 /// Compare our schema files with the registry, register them, list them.
@@ -69,7 +69,7 @@ async fn list(registry: &Registry, json: bool) -> anyhow::Result<()> {
     for set in schemas::all() {
         for schema in set.schemas {
             let parsed = Schema::parse_str(schema.json)?;
-            let subject = subject(set.aggregate, &parsed);
+            let subject = set.subject(&parsed);
             match subjects.last_mut() {
                 Some((last, files, _)) if *last == subject => *files += 1,
                 _ => subjects.push((subject, 1, schema.retired)),

@@ -18,6 +18,7 @@ use apache_avro::writer::datum::GenericDatumWriter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::command::{Command, CommandSet};
 use crate::event::Event;
 
 /// Bytes before the Avro body: a zero and the schema id.
@@ -32,8 +33,8 @@ pub enum CodecError {
     /// The schema id was not met before; learn it, then decode again.
     #[error("schema id {0} is not known here")]
     UnknownSchema(u32),
-    /// The schema belongs to no event of this aggregate type.
-    #[error("record {record} is no event of aggregate {aggregate}")]
+    /// The schema belongs to no event, or no command, of this aggregate type.
+    #[error("record {record} is none of aggregate {aggregate}")]
     UnknownRecord {
         /// Aggregate type that was asked to read it.
         aggregate: &'static str,
@@ -41,7 +42,7 @@ pub enum CodecError {
         record: String,
     },
     /// No schema was registered for what is to be encoded.
-    #[error("event {record} of aggregate {aggregate} was not registered at start")]
+    #[error("record {record} of aggregate {aggregate} was not registered at start")]
     NotRegistered {
         /// Aggregate type.
         aggregate: &'static str,
@@ -131,7 +132,7 @@ pub fn frame(schema_id: u32, body: &[u8]) -> Vec<u8> {
     payload
 }
 
-/// A schema that events are written with, and its id in the registry.
+/// A schema that records are written with, and its id in the registry.
 #[derive(Debug, Clone)]
 pub struct Writer {
     /// Id in the registry.
@@ -142,7 +143,7 @@ pub struct Writer {
     pub schema: Schema,
 }
 
-/// Encodes and decodes events; cheap to clone, shared by all roles of a process.
+/// Encodes and decodes events and commands; cheap to clone, shared by all roles of a process.
 #[derive(Clone, Default)]
 pub struct Codec {
     writers: Arc<HashMap<(&'static str, &'static str), Writer>>,
@@ -169,7 +170,7 @@ impl Codec {
         Ok(())
     }
 
-    /// The schema that an event is written with.
+    /// The schema that a record is written with.
     pub fn writer(
         &self,
         aggregate: &'static str,
@@ -192,6 +193,36 @@ impl Codec {
         let (schema_id, body) = unframe(payload)?;
         let reader = self.reader(schema_id)?;
         E::read(reader.record(), &reader, body)
+    }
+
+    /// The framed value of a command, as it will stand in its topic, and its schema id.
+    pub fn encode_command<C: Command>(&self, command: &C) -> Result<(u32, Vec<u8>), CodecError> {
+        let writer = self.writer(C::Set::AGGREGATE, C::TYPE)?;
+        let body = write_datum(&writer.schema, command)?;
+        Ok((writer.schema_id, frame(writer.schema_id, &body)))
+    }
+
+    /// The same for a command of any type of its aggregate.
+    pub fn encode_any_command<C: CommandSet>(
+        &self,
+        command: &C,
+    ) -> Result<(u32, Vec<u8>), CodecError> {
+        let writer = self.writer(C::AGGREGATE, command.command_type())?;
+        let body = command.write(&writer.schema)?;
+        Ok((writer.schema_id, frame(writer.schema_id, &body)))
+    }
+
+    /// Reads a framed value into the newest shape of its command.
+    pub fn decode_command<C: CommandSet>(&self, payload: &[u8]) -> Result<C, CodecError> {
+        let (schema_id, body) = unframe(payload)?;
+        let reader = self.reader(schema_id)?;
+        C::read(reader.record(), &reader, body)
+    }
+
+    /// Name of the record that a framed value was written as.
+    pub fn record(&self, payload: &[u8]) -> Result<String, CodecError> {
+        let (schema_id, _) = unframe(payload)?;
+        Ok(self.reader(schema_id)?.record().to_owned())
     }
 
     /// Reads a framed value as JSON, in its writer's shape, and the record's name.

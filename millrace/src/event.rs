@@ -12,10 +12,10 @@ use uuid::Uuid;
 use crate::codec::CodecError;
 use crate::position::JournalPosition;
 
-/// One released version of one event's schema, as compiled in from its `.avsc` file.
+/// One released version of the schema of an event, a command or a reply, as compiled in from its `.avsc` file.
 #[derive(Debug, Clone, Copy)]
-pub struct EventSchema {
-    /// The Avro record name, which is also the event type, such as `CounterRaised`.
+pub struct RecordSchema {
+    /// The Avro record name, which is also the type of the event or command, such as `CounterRaised`.
     pub record: &'static str,
     /// The number in the file name, from 1; also the `ce_schemaversion` header.
     pub version: u32,
@@ -30,7 +30,7 @@ pub trait Event: Sized + Clone + Send + Sync + 'static {
     /// The aggregate type in snake case, such as `counter`; its topic is `counter.events`.
     const AGGREGATE: &'static str;
     /// Every released schema, oldest version first within a record.
-    const SCHEMAS: &'static [EventSchema];
+    const SCHEMAS: &'static [RecordSchema];
 
     /// The Avro record name of this event, such as `CounterRaised`.
     fn event_type(&self) -> &'static str;
@@ -89,6 +89,16 @@ pub struct Recorded<E> {
 /// The topic of an aggregate type's events: `counter` -> `counter.events`.
 pub fn events_topic(aggregate: &str) -> String {
     format!("{aggregate}.events")
+}
+
+/// The topic of the commands to an aggregate type: `counter` -> `counter.commands`.
+pub fn commands_topic(aggregate: &str) -> String {
+    format!("{aggregate}.commands")
+}
+
+/// The topic of the answers to an aggregate type's commands: `counter` -> `counter.replies`.
+pub fn replies_topic(aggregate: &str) -> String {
+    format!("{aggregate}.replies")
 }
 
 /// The CloudEvents type of an event: `counter` and `CounterRaised` -> `counter.raised`.
@@ -163,9 +173,9 @@ macro_rules! events {
 
         impl $crate::event::Event for $name {
             const AGGREGATE: &'static str = $aggregate;
-            const SCHEMAS: &'static [$crate::event::EventSchema] = &[
-                $( $( $crate::events!(@schema $domain, $record, $version, false), )+ )+
-                $( $( $( $crate::events!(@schema $domain, $old, $old_version, true), )+ )+ )?
+            const SCHEMAS: &'static [$crate::event::RecordSchema] = &[
+                $( $( $crate::record_schema!($domain, "/", $record, $version, false), )+ )+
+                $( $( $( $crate::record_schema!($domain, "/", $old, $old_version, true), )+ )+ )?
             ];
 
             fn event_type(&self) -> &'static str {
@@ -207,13 +217,26 @@ macro_rules! events {
             }
         }
     };
-    (@schema $domain:literal, $record:ident, $version:literal, $retired:literal) => {
-        $crate::event::EventSchema {
+}
+
+/// The schema of one file beside the calling crate's manifest; used by [`events!`](crate::events) and
+/// [`commands!`](crate::commands).
+#[doc(hidden)]
+#[macro_export]
+macro_rules! record_schema {
+    ($domain:literal, $folder:literal, $record:ident, $version:literal, $retired:literal) => {
+        $crate::event::RecordSchema {
             record: stringify!($record),
             version: $version,
             json: include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"), "/avro/", $domain, "/",
-                stringify!($record), ".v", stringify!($version), ".avsc"
+                env!("CARGO_MANIFEST_DIR"),
+                "/avro/",
+                $domain,
+                $folder,
+                stringify!($record),
+                ".v",
+                stringify!($version),
+                ".avsc"
             )),
             retired: $retired,
         }

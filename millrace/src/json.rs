@@ -1,6 +1,6 @@
 //! Canonical JSON: one text for one value, so that ids and hashes do not hang on how a sender wrote it.
 
-use serde_json::Value;
+pub use serde_json::{Error, Value};
 
 /// The value as JSON without white space, keys sorted by their UTF-8 bytes, without the top-level fields `leaving_out`.
 ///

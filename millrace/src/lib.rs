@@ -26,3 +26,4 @@ pub mod registry;
 pub mod relay;
 pub mod startup;
 pub mod testing;
+pub mod time;

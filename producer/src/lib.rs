@@ -1,4 +1,4 @@
-//! Write side of the reference system: the aggregates, their commands over HTTP, and the relay.
+//! Write side of the reference system: the aggregates, their commands over HTTP and from Kafka, and the relay.
 //!
 //! Commands are decided by the aggregates in [`aggregates`], their events are appended to the journal, and one of
 //! the running producers relays them to Kafka.
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::routing::get;
 use axum::{Json, Router};
+use millrace::command::inbox::{self, InboxConfig, InboxError, InboxOptions};
 use millrace::command::{AggregateType, Commands, WriteConfig};
 use millrace::config::{JournalConfig, KafkaConfig, RegistryConfig};
 use millrace::http::health::{Component, Health};
@@ -19,7 +20,7 @@ use millrace::registry::{Registry, RegistryError};
 use millrace::relay::{Relay, RelayConfig, RelayError, RelayRole, RelayStatus};
 use millrace::startup::wait_for;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// Every aggregate type that takes commands.
@@ -40,6 +41,9 @@ pub struct ProducerConfig {
     /// Bounds of the write side.
     #[command(flatten)]
     pub write: WriteConfig,
+    /// Commands from Kafka.
+    #[command(flatten)]
+    pub inbox: InboxOptions,
     /// Relay.
     #[command(flatten)]
     pub relay: RelayConfig,
@@ -60,6 +64,9 @@ pub enum ProducerError {
     /// Kafka's topics.
     #[error(transparent)]
     Topics(#[from] TopicError),
+    /// Commands from Kafka.
+    #[error(transparent)]
+    Inbox(#[from] InboxError),
     /// The relay.
     #[error(transparent)]
     Relay(#[from] RelayError),
@@ -71,7 +78,7 @@ pub struct Producer {
     pub router: Router,
     /// The state of its relay.
     pub relay: watch::Receiver<RelayStatus>,
-    /// Ends after shutdown, when the relay has stopped.
+    /// Ends after shutdown, when relay and inboxes have stopped; before it when one of them cannot go on.
     pub done: JoinHandle<Result<(), ProducerError>>,
 }
 
@@ -111,11 +118,24 @@ pub async fn start(
     let commands = Commands::start(
         AGGREGATES,
         journal.clone(),
-        registry,
+        registry.clone(),
         config.write,
         config.kafka.topic_partitions,
         Arc::clone(&appended),
     );
+    let mut running = JoinSet::new();
+    for aggregate in AGGREGATES {
+        let parts = InboxConfig {
+            kafka: config.kafka.clone(),
+            options: config.inbox.clone(),
+            commands: commands.clone(),
+            registry: registry.clone(),
+            journal: journal.uuid(),
+        };
+        let component = health.component(&format!("commands of {}", aggregate.name));
+        let inbox = inbox::run(parts, aggregate.name, component, shutdown.clone());
+        running.spawn(async move { Ok(inbox.await?) });
+    }
     starting.ready();
     let relay = Relay::new(config.relay, config.kafka, config.journal);
     let status = relay.status();
@@ -125,7 +145,11 @@ pub async fn start(
         shutdown.clone(),
     ));
     tokio::spawn(watch_relay(health.component("relay"), status.clone()));
-    let done = tokio::spawn(async move { Ok(relay.run(appended, shutdown).await?) });
+    running.spawn({
+        let shutdown = shutdown.clone();
+        async move { Ok(relay.run(appended, shutdown).await?) }
+    });
+    let done = tokio::spawn(all_of(running, shutdown));
     Ok(Some(Producer {
         router: millrace::http::commands::router(commands).merge(relay_status(status.clone())),
         relay: status,
@@ -133,13 +157,30 @@ pub async fn start(
     }))
 }
 
+/// Runs until all have ended; one that ends before shutdown ends the others.
+async fn all_of(
+    mut running: JoinSet<Result<(), ProducerError>>,
+    shutdown: CancellationToken,
+) -> Result<(), ProducerError> {
+    let mut result = Ok(());
+    while let Some(ended) = running.join_next().await {
+        let ended = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        shutdown.cancel();
+        result = result.and(ended);
+    }
+    result
+}
+
 /// The topics that must exist; the relay makes its own.
 fn topics() -> Vec<Topic> {
     AGGREGATES
         .iter()
-        .map(|aggregate| Topic {
-            name: millrace::event::events_topic(aggregate.name),
-            kind: Kind::Events,
+        .flat_map(|aggregate| {
+            let events = Topic {
+                name: millrace::event::events_topic(aggregate.name),
+                kind: Kind::Events,
+            };
+            std::iter::once(events).chain(inbox::topics(aggregate.name))
         })
         .collect()
 }

@@ -1,6 +1,6 @@
 //! The contract of the reference system: Avro schemas in `avro/`, and the structs that carry them.
 //!
-//! `avro/<domain>/<Event>.v<N>.avsc` is never edited once released: a change is a new number, a breaking
+//! `avro/<domain>/<Event>.v<N>.avsc` and `avro/<domain>/commands/<Command>.v<N>.avsc` are never edited once released: a change is a new number, a breaking
 //! change a new record. `tests/contract.rs` ties every struct to its newest file.
 
 pub mod order;
@@ -9,5 +9,9 @@ use millrace::registry::SchemaSet;
 
 /// The schemas of every aggregate type; what is registered at start.
 pub fn all() -> Vec<SchemaSet> {
-    vec![SchemaSet::of::<order::OrderEvent>()]
+    vec![
+        SchemaSet::of::<order::OrderEvent>(),
+        SchemaSet::of_commands::<order::OrderCommand>(),
+        SchemaSet::of_replies::<order::OrderCommand>(),
+    ]
 }

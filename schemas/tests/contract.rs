@@ -1,7 +1,9 @@
-//! Ties every event struct to its schema files.
+//! Ties every event and command struct to its schema files.
 
 use std::path::Path;
 
+use millrace::codec::{DatumReader, Schema};
+use millrace::command::CommandSet;
 use millrace::testing::contract;
 use schemas::order::*;
 
@@ -42,5 +44,71 @@ fn the_structs_of_an_order_are_what_its_schema_files_say() {
     contract::check(
         &samples,
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("golden"),
+    );
+}
+
+#[test]
+fn the_structs_of_an_orders_commands_are_what_their_schema_files_say() {
+    let samples: [OrderCommand; 7] = [
+        DraftOrder {
+            customer_id: "c".into(),
+            currency: "EUR".into(),
+        }
+        .into(),
+        AddItem {
+            product_id: "p".into(),
+            quantity: 1,
+            total_cents: 2,
+        }
+        .into(),
+        PlaceOrder {
+            order_id: Some("o".into()),
+            customer_id: Some("c".into()),
+            currency: Some("EUR".into()),
+            placed_at: chrono::DateTime::from_timestamp(1_767_225_600, 0),
+            coordination: Coordination::Orchestration,
+            lines: vec![OrderLine {
+                product_id: "p".into(),
+                quantity: 1,
+                total_cents: 2,
+            }],
+        }
+        .into(),
+        ConfirmOrder {}.into(),
+        ShipOrder {
+            tracking_code: Some("t".into()),
+        }
+        .into(),
+        DeliverOrder {}.into(),
+        CancelOrder { reason: "r".into() }.into(),
+    ];
+    contract::check_commands(
+        &samples,
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/commands"),
+    );
+}
+
+#[test]
+fn a_command_has_one_time_in_json_and_in_avro() {
+    let json = r#"{"placed_at":"2026-01-01T01:00:00+01:00"}"#;
+    let command = OrderCommand::from_json("PlaceOrder", json).unwrap();
+    let schema = OrderCommand::SCHEMAS
+        .iter()
+        .find(|schema| schema.record == "PlaceOrder")
+        .unwrap();
+    let body = command
+        .write(&Schema::parse_str(schema.json).unwrap())
+        .unwrap();
+    let reader = DatumReader::parse(schema.json).unwrap();
+    assert_eq!(
+        OrderCommand::read("PlaceOrder", &reader, &body).unwrap(),
+        command
+    );
+    let in_json = command.to_json().unwrap();
+    assert_eq!(in_json["placed_at"], "2026-01-01T00:00:00Z");
+    let in_avro = format!("{:?}", reader.read_value(&body).unwrap());
+    assert!(
+        in_avro.contains("TimestampMillis(1767225600000)"),
+        "{in_avro}"
     );
 }

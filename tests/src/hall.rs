@@ -16,10 +16,10 @@ millrace::events! {
 
 millrace::commands! {
     /// What can be asked of a hall.
-    pub enum HallCommand {
-        ReserveSeat,
-        ReleaseSeat,
-        AdmitMember secret ["pin"],
+    pub enum HallCommand for "hall" in "venue" {
+        ReserveSeat [1],
+        ReleaseSeat [1],
+        AdmitMember [1] secret ["pin"],
     }
 }
 
@@ -38,7 +38,7 @@ pub struct HallSeatReleased {
 }
 
 /// Takes a seat.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReserveSeat {
     /// For whom.
@@ -46,7 +46,7 @@ pub struct ReserveSeat {
 }
 
 /// Gives a seat back; nothing happens where the guest has none.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseSeat {
     /// Whose.
@@ -54,7 +54,7 @@ pub struct ReleaseSeat {
 }
 
 /// Takes a seat for someone who proves who they are.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdmitMember {
     /// For whom.

@@ -75,7 +75,7 @@ fn envelope(id: &str, command_type: &str, data: serde_json::Value) -> Envelope {
     Envelope {
         aggregate_id: id.to_owned(),
         command_type: command_type.to_owned(),
-        data: data.to_string(),
+        data: data.to_string().into(),
         id: CommandId::made(),
         expected_version: None,
         correlation_id: None,

@@ -36,6 +36,31 @@ impl CommandId {
     }
 }
 
+/// A command's data in the form that it came in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommandData {
+    /// JSON text, as over HTTP.
+    Json(String),
+    /// The registry's framing and an Avro body, as in Kafka and in timers.
+    Avro(Vec<u8>),
+}
+
+impl CommandData {
+    /// How much memory it holds while it waits.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Json(text) => text.len(),
+            Self::Avro(payload) => payload.len(),
+        }
+    }
+}
+
+impl From<String> for CommandData {
+    fn from(json: String) -> Self {
+        Self::Json(json)
+    }
+}
+
 /// A command on its way to the aggregate.
 #[derive(Debug, Clone)]
 pub struct Envelope {
@@ -43,8 +68,8 @@ pub struct Envelope {
     pub aggregate_id: String,
     /// Command type, such as `RaiseCounter`.
     pub command_type: String,
-    /// The command's data as JSON text.
-    pub data: String,
+    /// The command's data.
+    pub data: CommandData,
     /// Its id.
     pub id: CommandId,
     /// Version that the aggregate must have, 0 for one that must be new.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::aggregate::Aggregate;
+use crate::codec::Codec;
 use crate::command::writer::{Job, Writer};
-use crate::command::{Accepted, CommandError, CommandSet, Envelope};
+use crate::command::{Accepted, CommandData, CommandError, CommandId, CommandSet, Envelope};
 use crate::event::Event;
 use crate::journal::Journal;
 use crate::json;
@@ -25,6 +26,9 @@ pub struct WriteConfig {
     /// Commands that may wait for each writer; one more is answered 503.
     #[arg(long, env = "COMMAND_QUEUE_MAX", default_value_t = 8192)]
     pub command_queue_max: usize,
+    /// Bytes of commands that may wait for each writer; one more is answered 503.
+    #[arg(long, env = "COMMAND_QUEUE_BYTES_MAX", default_value_t = 67_108_864, value_parser = clap::value_parser!(u32).range(1..=1_073_741_824))]
+    pub command_queue_bytes_max: u32,
     /// Most commands that share a transaction.
     #[arg(long, env = "COMMAND_BATCH_MAX", default_value_t = 1024)]
     pub command_batch_max: usize,
@@ -47,6 +51,7 @@ impl Default for WriteConfig {
         Self {
             journal_writers: 1,
             command_queue_max: 8192,
+            command_queue_bytes_max: 67_108_864,
             command_batch_max: 1024,
             aggregate_cache_max: 20_000,
             snapshot_events: 100,
@@ -73,9 +78,20 @@ pub(crate) struct WriteSide {
 /// Aggregates are hashed to writers, each with a connection of its own whose statements never overlap; so
 /// within a process the commands of one aggregate are decided one after another, on committed state.
 pub struct CommandHandler<A: Aggregate> {
-    writers: Vec<mpsc::Sender<Job<A::Command>>>,
+    writers: Vec<Queue<A::Command>>,
+    codec: Codec,
     timeout: Duration,
 }
+
+/// What waits for one writer, bounded in number by the channel and in bytes by the room.
+struct Queue<C> {
+    sender: mpsc::Sender<Job<C>>,
+    room: Arc<Semaphore>,
+    room_bytes: u32,
+}
+
+/// The answer to a command, once there is one; dropped without one where the writer stopped.
+pub type Pending = oneshot::Receiver<Result<Accepted, CommandError>>;
 
 impl<A: Aggregate> CommandHandler<A> {
     pub(crate) fn start(side: &WriteSide) -> Self {
@@ -83,24 +99,66 @@ impl<A: Aggregate> CommandHandler<A> {
             .map(|_| {
                 let (sender, queue) = mpsc::channel(side.config.command_queue_max.max(1));
                 tokio::spawn(Writer::<A>::new(side.clone()).run(queue));
-                sender
+                let room_bytes = side.config.command_queue_bytes_max;
+                Queue {
+                    sender,
+                    room: Arc::new(Semaphore::new(room_bytes as usize)),
+                    room_bytes,
+                }
             })
             .collect();
         Self {
             writers,
+            codec: side.registry.codec().clone(),
             timeout: Duration::from_millis(side.config.command_timeout_ms),
         }
     }
 
     /// Decides a command and makes its events durable.
     pub async fn handle(&self, envelope: Envelope) -> Result<Accepted, CommandError> {
+        let answered = self.queue(envelope, Some(Instant::now() + self.timeout))?;
+        answered.await.unwrap_or_else(|_| {
+            Err(CommandError::InDoubt(
+                "the writer stopped before it answered".to_owned(),
+            ))
+        })
+    }
+
+    /// Queues a command that waits for the journal as long as it takes, and however often others write first.
+    ///
+    /// Commands to one aggregate are decided in the order in which they are queued: none of them gives up, so none is
+    /// overtaken. (Broken by a deadline: the journal is away, the first fails, the second is still in time and accepted,
+    /// and the first comes again.) `Overloaded` is the only error that waiting helps against.
+    pub(crate) fn submit(&self, envelope: Envelope) -> Result<Pending, CommandError> {
+        self.queue(envelope, None)
+    }
+
+    fn queue(
+        &self,
+        envelope: Envelope,
+        deadline: Option<Instant>,
+    ) -> Result<Pending, CommandError> {
         envelope.check()?;
-        let command = A::Command::from_json(&envelope.command_type, &envelope.data)?;
-        let hash = data_hash::<A>(&envelope)?;
-        let (answer, answered) = oneshot::channel();
         let mut hasher = DefaultHasher::new();
         envelope.aggregate_id.hash(&mut hasher);
         let writer = &self.writers[hasher.finish() as usize % self.writers.len()];
+        let full = |of: &str| {
+            CommandError::Overloaded(format!(
+                "too many {of} wait for aggregate {}",
+                A::Event::AGGREGATE
+            ))
+        };
+        // A command that is larger than the room takes all of it.
+        let bytes = u32::try_from(envelope.data.bytes()).unwrap_or(u32::MAX);
+        let room = Arc::clone(&writer.room)
+            .try_acquire_many_owned(bytes.clamp(1, writer.room_bytes))
+            .map_err(|_| full("bytes of commands"))?;
+        let command = match &envelope.data {
+            CommandData::Json(text) => A::Command::from_json(&envelope.command_type, text)?,
+            CommandData::Avro(payload) => self.read(payload)?,
+        };
+        let hash = data_hash::<A>(&envelope, &self.codec)?;
+        let (answer, answered) = oneshot::channel();
         let job = Job {
             envelope,
             command,
@@ -108,29 +166,31 @@ impl<A: Aggregate> CommandHandler<A> {
             event_ids: Vec::new(),
             attempts: 0,
             doubt: None,
-            deadline: Instant::now() + self.timeout,
+            deadline,
             answer,
+            _room: room,
         };
-        writer.try_send(job).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => CommandError::Overloaded(format!(
-                "too many commands wait for aggregate {}",
-                A::Event::AGGREGATE
-            )),
+        writer.sender.try_send(job).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => full("commands"),
             mpsc::error::TrySendError::Closed(_) => {
                 CommandError::Unavailable("the producer is shutting down".to_owned())
             }
         })?;
-        answered.await.unwrap_or_else(|_| {
-            Err(CommandError::InDoubt(
-                "the writer stopped before it answered".to_owned(),
-            ))
-        })
+        Ok(answered)
+    }
+
+    fn read(&self, payload: &[u8]) -> Result<A::Command, CommandError> {
+        self.codec
+            .decode_command(payload)
+            .map_err(|error| CommandError::Malformed(error.to_string()))
     }
 }
 
 /// SHA-256 of type and canonical data, secrets left out; only needed where an outcome is kept.
-fn data_hash<A: Aggregate>(envelope: &Envelope) -> Result<Vec<u8>, CommandError> {
-    use crate::command::CommandId;
+///
+/// Of Avro it is the data in its writer's shape, so that the same bytes have the same hash for every later version of
+/// the struct. The same command over HTTP has another one where it left out what is null or default.
+fn data_hash<A: Aggregate>(envelope: &Envelope, codec: &Codec) -> Result<Vec<u8>, CommandError> {
     let secrets = A::Command::secret_fields(&envelope.command_type);
     match envelope.id {
         CommandId::Made(_) if secrets.is_empty() => return Ok(Vec::new()),
@@ -143,8 +203,14 @@ fn data_hash<A: Aggregate>(envelope: &Envelope) -> Result<Vec<u8>, CommandError>
         }
         _ => {}
     }
-    let data = serde_json::from_str(&envelope.data)
-        .map_err(|error| CommandError::Malformed(format!("data is not JSON: {error}")))?;
+    let data = match &envelope.data {
+        CommandData::Json(text) => serde_json::from_str(text)
+            .map_err(|error| CommandError::Malformed(format!("data is not JSON: {error}")))?,
+        CommandData::Avro(payload) => codec
+            .decode_json(payload)
+            .map(|(_, data)| data)
+            .map_err(|error| CommandError::Malformed(error.to_string()))?,
+    };
     let mut hash = Sha256::new();
     hash.update(envelope.command_type.as_bytes());
     hash.update([0]);

@@ -6,12 +6,13 @@
 mod decision;
 mod envelope;
 mod handler;
+pub mod inbox;
 mod node;
 mod round;
 mod set;
 mod writer;
 
-pub use envelope::{Accepted, CommandError, CommandId, Envelope, EventRef};
-pub use handler::{CommandHandler, WriteConfig};
+pub use envelope::{Accepted, CommandData, CommandError, CommandId, Envelope, EventRef};
+pub use handler::{CommandHandler, Pending, WriteConfig};
 pub use node::{AggregateType, Commands, HistoryEntry, HistoryPage, Moment, Node, StateAt};
-pub use set::{CommandDataError, CommandSet, read_data};
+pub use set::{Command, CommandDataError, CommandSet, read_data, write_data};

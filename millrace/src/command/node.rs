@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::aggregate::Aggregate;
 use crate::codec::{Codec, unframe};
-use crate::command::handler::WriteSide;
+use crate::command::handler::{Pending, WriteSide};
 use crate::command::{Accepted, CommandError, CommandHandler, CommandSet, Envelope, WriteConfig};
 use crate::event::Event;
 use crate::journal::{Journal, load};
@@ -100,6 +100,9 @@ pub struct StateAt {
 
 /// One aggregate type, its Rust types erased.
 pub trait Node: Send + Sync {
+    /// Queues a command that waits for the journal as long as it takes, in order with others to the same aggregate.
+    #[doc(hidden)]
+    fn submit(&self, envelope: Envelope) -> Result<Pending, CommandError>;
     /// Decides a command.
     fn handle(&self, envelope: Envelope) -> Answer<'_, Accepted>;
     /// Events after a sequence, at most `limit` of them.
@@ -114,6 +117,10 @@ struct TypedNode<A: Aggregate> {
 }
 
 impl<A: Aggregate> Node for TypedNode<A> {
+    fn submit(&self, envelope: Envelope) -> Result<Pending, CommandError> {
+        self.handler.submit(envelope)
+    }
+
     fn handle(&self, envelope: Envelope) -> Answer<'_, Accepted> {
         Box::pin(self.handler.handle(envelope))
     }
@@ -292,6 +299,11 @@ impl Commands {
         Self {
             nodes: aggregates.iter().map(started).collect(),
         }
+    }
+
+    /// The node of an aggregate type, for one who keeps it.
+    pub(crate) fn shared_node(&self, aggregate: &str) -> Option<Arc<dyn Node>> {
+        self.nodes.get(aggregate).cloned()
     }
 
     /// The node of an aggregate type.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lru::LruCache;
 use sqlx::PgConnection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -34,8 +34,11 @@ pub(crate) struct Job<C> {
     pub(crate) attempts: u32,
     /// After an append of it was sent and no answer came: its events, if they were written, stand above this version.
     pub(crate) doubt: Option<i64>,
-    pub(crate) deadline: Instant,
+    /// When it is given up; none for one that waits as long as it takes.
+    pub(crate) deadline: Option<Instant>,
     pub(crate) answer: oneshot::Sender<Result<Accepted, CommandError>>,
+    /// Its share of the queue's bytes, given back when it is answered.
+    pub(crate) _room: OwnedSemaphorePermit,
 }
 
 impl<C> Job<C> {
@@ -161,6 +164,13 @@ impl<A: Aggregate> Writer<A> {
         let mut again = Vec::new();
         let mut rest = jobs.into_iter();
         while let Some(job) = rest.next() {
+            // One that follows another to the same aggregate must not overtake it.
+            let follows =
+                |one: &Job<A::Command>| one.envelope.aggregate_id == job.envelope.aggregate_id;
+            if again.iter().any(follows) {
+                again.push(job);
+                continue;
+            }
             match self.attempt(vec![job]).await {
                 (unanswered, None) => again.extend(give_up_on_losers(unanswered)),
                 (unanswered, Some(Trouble::OneOfThem(error))) => {
@@ -195,7 +205,9 @@ impl<A: Aggregate> Writer<A> {
     ) -> Vec<Job<A::Command>> {
         tracing::warn!(error, waiting = jobs.len(), "commands wait for the journal");
         let now = Instant::now();
-        let (again, late): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.deadline > now);
+        let (again, late): (Vec<_>, Vec<_>) = jobs
+            .into_iter()
+            .partition(|job| job.deadline.is_none_or(|deadline| deadline > now));
         for job in late {
             job.fail(CommandError::Unavailable(format!("journal: {error}")));
         }
@@ -230,7 +242,7 @@ fn settle_alone<C>(jobs: Vec<Job<C>>, error: &LoadError) -> Vec<Job<C>> {
 fn give_up_on_losers<C>(jobs: Vec<Job<C>>) -> Vec<Job<C>> {
     let (again, lost): (Vec<_>, Vec<_>) = jobs
         .into_iter()
-        .partition(|job| job.attempts < ATTEMPTS_MAX);
+        .partition(|job| job.attempts < ATTEMPTS_MAX || job.deadline.is_none());
     for job in lost {
         let reason = format!(
             "others wrote to {} first, {ATTEMPTS_MAX} times in a row",

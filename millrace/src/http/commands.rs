@@ -61,7 +61,7 @@ async fn command(
         .handle(Envelope {
             aggregate_id: id,
             command_type: body.command_type,
-            data: body.data.get().to_owned(),
+            data: body.data.get().to_owned().into(),
             id: command_id(&headers)?,
             expected_version: expected_version(&headers)?,
             correlation_id: text(&headers, "x-correlation-id")?,

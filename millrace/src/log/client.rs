@@ -64,6 +64,22 @@ pub fn transactional_producer(config: &KafkaConfig, transactional_id: &str) -> C
     with_properties(client, config)
 }
 
+/// An idempotent producer without transactions: each record is acknowledged by itself, once and in order.
+pub fn producer(config: &KafkaConfig, role: &str) -> ClientConfig {
+    let mut client = base(config, role);
+    client
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("message.timeout.ms", "30000")
+        .set("retry.backoff.ms", "50")
+        .set("partitioner", "murmur2_random")
+        .set("linger.ms", "1")
+        .set("message.max.bytes", "1048588")
+        .set("queue.buffering.max.messages", "20000")
+        .set("compression.type", "zstd");
+    with_properties(client, config)
+}
+
 /// A read-committed consumer; `out_of_range` is `earliest` or `error`, never the default `latest`.
 pub fn consumer(config: &KafkaConfig, group: &str, out_of_range: &str) -> ClientConfig {
     let mut client = base(config, group);

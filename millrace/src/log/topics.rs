@@ -14,6 +14,8 @@ use crate::log::client;
 pub enum Kind {
     /// Keyed records, kept for ever.
     Events,
+    /// Keyed records, kept for thirty days: what is read once, with time to mend a reader or to reset it.
+    Queue,
     /// One partition, only the newest record of each key.
     Position,
 }
@@ -125,7 +127,7 @@ async fn partition_count(
 
 fn partitions(config: &KafkaConfig, kind: Kind) -> i32 {
     match kind {
-        Kind::Events => config.topic_partitions,
+        Kind::Events | Kind::Queue => config.topic_partitions,
         Kind::Position => 1,
     }
 }
@@ -138,6 +140,9 @@ fn new_topic<'t>(config: &KafkaConfig, topic: &'t Topic) -> NewTopic<'t> {
     );
     match topic.kind {
         Kind::Events => new.set("retention.ms", "-1").set("retention.bytes", "-1"),
+        Kind::Queue => new
+            .set("retention.ms", "2592000000")
+            .set("retention.bytes", "-1"),
         // Small segments, cleaned early: the reader at take-over then has little to read.
         Kind::Position => new
             .set("cleanup.policy", "compact")

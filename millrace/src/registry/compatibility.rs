@@ -4,13 +4,8 @@ use apache_avro::error::CompatibilityError;
 use apache_avro::schema_compatibility::SchemaCompatibility;
 
 use crate::codec::Schema;
-use crate::event::{EventSchema, events_topic};
+use crate::event::RecordSchema;
 use crate::registry::{Known, RegistryError};
-
-/// The subject of a schema: TopicRecordNameStrategy.
-pub fn subject(aggregate: &str, schema: &Schema) -> String {
-    format!("{}-{}", events_topic(aggregate), full_name(schema))
-}
 
 pub(super) fn full_name(schema: &Schema) -> String {
     schema
@@ -19,7 +14,7 @@ pub(super) fn full_name(schema: &Schema) -> String {
         .unwrap_or_default()
 }
 
-pub(super) fn parse(schema: &EventSchema) -> Result<Schema, RegistryError> {
+pub(super) fn parse(schema: &RecordSchema) -> Result<Schema, RegistryError> {
     Schema::parse_str(schema.json).map_err(|error| RegistryError::File {
         record: schema.record,
         version: schema.version,
@@ -29,7 +24,7 @@ pub(super) fn parse(schema: &EventSchema) -> Result<Schema, RegistryError> {
 
 pub(super) fn check_against(
     subject: &str,
-    schema: &EventSchema,
+    schema: &RecordSchema,
     ours: &Schema,
     versions: &[Known],
 ) -> Result<(), RegistryError> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sha2::{Digest, Sha256};
 
-use crate::registry::compatibility::{parse, same_json, subject};
+use crate::registry::compatibility::{parse, same_json};
 use crate::registry::{Registered, Registry, RegistryError};
 
 impl Registry {
@@ -77,7 +77,7 @@ impl Registry {
             .collect();
         let mut registered = Vec::new();
         for (set, schema) in self.schemas() {
-            let subject = subject(set.aggregate, &parse(schema)?);
+            let subject = set.subject(&parse(schema)?);
             let Some(id) = kept.get(&(subject.clone(), fingerprint(schema.json))) else {
                 return Ok(None);
             };

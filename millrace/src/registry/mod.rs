@@ -20,23 +20,37 @@ use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSche
 use sqlx::PgPool;
 
 use crate::codec::{Codec, Schema, Writer};
+use crate::command::CommandSet;
+use crate::command::inbox::REPLY_SCHEMAS;
 use crate::config::{Registration, RegistryConfig};
-use crate::event::{Event, EventSchema};
+use crate::event::{Event, RecordSchema, commands_topic, events_topic, replies_topic};
 use compatibility::{check_against, compatible, full_name, parse, same_json};
 
-pub use compatibility::subject;
 pub use error::RegistryError;
 
 /// Tries to register a schema against others who do the same.
 const REGISTER_TRIES_MAX: u64 = 5;
 
-/// The schemas of one aggregate type's events.
+/// What a record of an aggregate type is; decides its topic, and so its subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordKind {
+    /// What happened: `<aggregate>.events`.
+    Event,
+    /// What is asked: `<aggregate>.commands`.
+    Command,
+    /// What became of it: `<aggregate>.replies`.
+    Reply,
+}
+
+/// The schemas of one aggregate type's events, or of its commands.
 #[derive(Debug, Clone, Copy)]
 pub struct SchemaSet {
     /// Aggregate type.
     pub aggregate: &'static str,
+    /// What the records are.
+    pub kind: RecordKind,
     /// Every released schema, oldest version first within a record.
-    pub schemas: &'static [EventSchema],
+    pub schemas: &'static [RecordSchema],
 }
 
 impl SchemaSet {
@@ -44,8 +58,41 @@ impl SchemaSet {
     pub fn of<E: Event>() -> Self {
         Self {
             aggregate: E::AGGREGATE,
+            kind: RecordKind::Event,
             schemas: E::SCHEMAS,
         }
+    }
+
+    /// The schemas that the commands `C` declare.
+    pub fn of_commands<C: CommandSet>() -> Self {
+        Self {
+            aggregate: C::AGGREGATE,
+            kind: RecordKind::Command,
+            schemas: C::SCHEMAS,
+        }
+    }
+
+    /// The schema of the replies to the commands `C`.
+    pub fn of_replies<C: CommandSet>() -> Self {
+        Self {
+            aggregate: C::AGGREGATE,
+            kind: RecordKind::Reply,
+            schemas: REPLY_SCHEMAS,
+        }
+    }
+
+    /// The topic that the records stand in.
+    pub fn topic(&self) -> String {
+        match self.kind {
+            RecordKind::Event => events_topic(self.aggregate),
+            RecordKind::Command => commands_topic(self.aggregate),
+            RecordKind::Reply => replies_topic(self.aggregate),
+        }
+    }
+
+    /// The subject of one of its schemas: TopicRecordNameStrategy, `counter.events-commerce.CounterRaised`.
+    pub fn subject(&self, schema: &Schema) -> String {
+        format!("{}-{}", self.topic(), full_name(schema))
     }
 }
 
@@ -57,7 +104,7 @@ pub struct Registered {
     /// Subject in the registry.
     pub subject: String,
     /// The schema file.
-    pub schema: EventSchema,
+    pub schema: RecordSchema,
     /// Its id.
     pub schema_id: u32,
 }
@@ -194,7 +241,7 @@ impl Registry {
             {
                 compatible(&ours, &parse(older)?).map_err(|reason| {
                     RegistryError::Incompatible {
-                        subject: subject(set.aggregate, &ours),
+                        subject: set.subject(&ours),
                         version: format!("{} (file)", older.version),
                         ours: format!("{}.v{}.avsc", schema.record, schema.version),
                         reason,
@@ -210,7 +257,7 @@ impl Registry {
         self.check_files()?;
         for (set, schema) in self.schemas() {
             let ours = parse(schema)?;
-            let subject = subject(set.aggregate, &ours);
+            let subject = set.subject(&ours);
             let versions = self.versions(&subject).await?;
             check_against(&subject, schema, &ours, &versions)?;
         }
@@ -222,7 +269,7 @@ impl Registry {
         let mut registered = Vec::new();
         for (set, schema) in self.schemas() {
             let ours = parse(schema)?;
-            let subject = subject(set.aggregate, &ours);
+            let subject = set.subject(&ours);
             let schema_id = self.register_one(&subject, schema, &ours).await?;
             registered.push(Registered {
                 aggregate: set.aggregate,
@@ -239,7 +286,7 @@ impl Registry {
     async fn register_one(
         &self,
         subject: &str,
-        schema: &EventSchema,
+        schema: &RecordSchema,
         ours: &Schema,
     ) -> Result<u32, RegistryError> {
         let mut tries = 0;
@@ -274,7 +321,7 @@ impl Registry {
     async fn add(
         &self,
         subject: &str,
-        schema: &EventSchema,
+        schema: &RecordSchema,
         is_first: bool,
     ) -> Result<u32, RegistryError> {
         if is_first {
@@ -283,7 +330,7 @@ impl Registry {
         self.post(subject, schema).await
     }
 
-    fn schemas(&self) -> impl Iterator<Item = (&SchemaSet, &'static EventSchema)> {
+    fn schemas(&self) -> impl Iterator<Item = (&SchemaSet, &'static RecordSchema)> {
         self.sets
             .iter()
             .flat_map(|set| set.schemas.iter().map(move |schema| (set, schema)))
@@ -310,7 +357,7 @@ impl Registry {
         Ok(versions)
     }
 
-    async fn post(&self, subject: &str, schema: &EventSchema) -> Result<u32, RegistryError> {
+    async fn post(&self, subject: &str, schema: &RecordSchema) -> Result<u32, RegistryError> {
         let supplied = SuppliedSchema::new(
             Some(schema.record.to_owned()),
             SchemaType::Avro,

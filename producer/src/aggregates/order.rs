@@ -1,6 +1,5 @@
 //! An order: draft -> items added -> placed -> confirmed -> shipped -> delivered; cancelled until it is shipped.
 
-use chrono::{DateTime, Utc};
 use millrace::aggregate::{Aggregate, Context};
 use schemas::order::*;
 use serde::{Deserialize, Serialize};
@@ -13,87 +12,6 @@ const TOTAL_CENTS_MAX: i64 = 1_000_000_000_000;
 
 /// Most lines of one order.
 const LINES_MAX: usize = 1000;
-
-millrace::commands! {
-    /// What can be asked of an order.
-    pub enum OrderCommand {
-        DraftOrder,
-        AddItem,
-        PlaceOrder,
-        ConfirmOrder,
-        ShipOrder,
-        DeliverOrder,
-        CancelOrder,
-    }
-}
-
-/// Begins an order whose items come one by one.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DraftOrder {
-    /// Who orders.
-    pub customer_id: String,
-    /// ISO 4217 code.
-    pub currency: String,
-}
-
-/// Adds a line to a draft.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AddItem {
-    /// What is ordered.
-    pub product_id: String,
-    /// How many, at least 1.
-    pub quantity: i64,
-    /// Price of the whole line.
-    pub total_cents: i64,
-}
-
-/// Places a draft, or creates and places at once; then customer, currency and lines are needed.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PlaceOrder {
-    /// If present, equal to the aggregate's id.
-    pub order_id: Option<String>,
-    /// Who orders.
-    pub customer_id: Option<String>,
-    /// ISO 4217 code.
-    pub currency: Option<String>,
-    /// When the customer placed it; the time of the command where it is missing.
-    pub placed_at: Option<DateTime<Utc>>,
-    /// Who moves the order on.
-    #[serde(default)]
-    pub coordination: Coordination,
-    /// What is ordered; of a draft, further lines.
-    #[serde(default)]
-    pub lines: Vec<OrderLine>,
-}
-
-/// Goods and money are settled.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ConfirmOrder {}
-
-/// The parcel left.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ShipOrder {
-    /// The carrier's code, where there is one.
-    pub tracking_code: Option<String>,
-}
-
-/// The customer has the parcel.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DeliverOrder {}
-
-/// Ends an order that was not shipped.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CancelOrder {
-    /// Why, for a person to read.
-    pub reason: String,
-}
 
 /// Why an order does not do what is asked of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -425,6 +343,7 @@ fn check_lines(lines: &[OrderLine]) -> Result<(), Rejection> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chrono::DateTime;
     use millrace::testing::given;
 
     fn line(quantity: i64, total_cents: i64) -> OrderLine {

@@ -1,0 +1,7 @@
+//! Orders: what can be asked of one, and what happens to it.
+
+mod commands;
+mod events;
+
+pub use commands::*;
+pub use events::*;
