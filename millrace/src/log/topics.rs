@@ -16,6 +16,12 @@ pub enum Kind {
     Events,
     /// One partition, only the newest record of each key.
     Position,
+    /// Keyed records that are consumed once and kept for a month.
+    Commands,
+    /// Dead letters: kept for ever, and a little larger than what they are made of.
+    DeadLetters,
+    /// Only the newest record of each key, in as many partitions as the events have.
+    Compacted,
 }
 
 /// A topic that must exist.
@@ -125,7 +131,9 @@ async fn partition_count(
 
 fn partitions(config: &KafkaConfig, kind: Kind) -> i32 {
     match kind {
-        Kind::Events => config.topic_partitions,
+        Kind::Events | Kind::Commands | Kind::DeadLetters | Kind::Compacted => {
+            config.topic_partitions
+        }
         Kind::Position => 1,
     }
 }
@@ -138,8 +146,13 @@ fn new_topic<'t>(config: &KafkaConfig, topic: &'t Topic) -> NewTopic<'t> {
     );
     match topic.kind {
         Kind::Events => new.set("retention.ms", "-1").set("retention.bytes", "-1"),
+        Kind::Commands => new.set("retention.ms", "2592000000"),
+        Kind::DeadLetters => new
+            .set("retention.ms", "-1")
+            .set("retention.bytes", "-1")
+            .set("max.message.bytes", "2097152"),
         // Small segments, cleaned early: the reader at take-over then has little to read.
-        Kind::Position => new
+        Kind::Position | Kind::Compacted => new
             .set("cleanup.policy", "compact")
             .set("segment.bytes", "1048576")
             .set("min.cleanable.dirty.ratio", "0.1"),
