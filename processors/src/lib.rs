@@ -15,7 +15,7 @@ use millrace::processor::{
     Topology,
 };
 use millrace::projection::Decoder;
-use millrace::registry::{Registry, RegistryError};
+use millrace::registry::{RecordKind, Registry, RegistryError};
 use millrace::startup::wait_for;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -167,17 +167,16 @@ async fn watch(
 fn topics(topology: &Topology) -> Vec<Topic> {
     let mut topics: Vec<Topic> = schemas::all()
         .iter()
-        .flat_map(|set| {
-            [
-                (millrace::event::events_topic(set.aggregate), Kind::Events),
-                (processor::commands_topic(set.aggregate), Kind::Commands),
-            ]
+        .map(|set| Topic {
+            name: set.topic(),
+            kind: match set.kind {
+                RecordKind::Event => Kind::Events,
+                _ => Kind::Queue,
+            },
         })
-        .map(|(name, kind)| Topic { name, kind })
         .collect();
     for handler in topology.handlers() {
         topics.extend(processor::topics(&**handler));
     }
-    topics.dedup_by(|a, b| a.name == b.name);
     topics
 }

@@ -16,8 +16,8 @@ pub enum Kind {
     Events,
     /// One partition, only the newest record of each key.
     Position,
-    /// Keyed records that are consumed once and kept for a month.
-    Commands,
+    /// Keyed records, kept for thirty days: what is read once, with time to mend a reader or to reset it.
+    Queue,
     /// Dead letters: kept for ever, and a little larger than what they are made of.
     DeadLetters,
     /// Only the newest record of each key, in as many partitions as the events have.
@@ -131,9 +131,7 @@ async fn partition_count(
 
 fn partitions(config: &KafkaConfig, kind: Kind) -> i32 {
     match kind {
-        Kind::Events | Kind::Commands | Kind::DeadLetters | Kind::Compacted => {
-            config.topic_partitions
-        }
+        Kind::Events | Kind::Queue | Kind::DeadLetters | Kind::Compacted => config.topic_partitions,
         Kind::Position => 1,
     }
 }
@@ -146,7 +144,9 @@ fn new_topic<'t>(config: &KafkaConfig, topic: &'t Topic) -> NewTopic<'t> {
     );
     match topic.kind {
         Kind::Events => new.set("retention.ms", "-1").set("retention.bytes", "-1"),
-        Kind::Commands => new.set("retention.ms", "2592000000"),
+        Kind::Queue => new
+            .set("retention.ms", "2592000000")
+            .set("retention.bytes", "-1"),
         Kind::DeadLetters => new
             .set("retention.ms", "-1")
             .set("retention.bytes", "-1")

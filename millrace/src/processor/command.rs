@@ -5,26 +5,14 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use super::{HandleError, Outgoing};
-use crate::codec::{Codec, CodecError, Schema, frame};
-use crate::event::{Metadata, snake_case};
+use crate::codec::Codec;
+use crate::command::{Command, CommandSet};
+use crate::event::{Metadata, commands_topic, snake_case};
 use crate::log::headers;
 use crate::log::record::HeaderBlock;
 
-/// A command struct that can be sent to its aggregate over Kafka.
-pub trait CommandRecord {
-    /// The aggregate type that takes it, in snake case.
-    const AGGREGATE: &'static str;
-    /// Its Avro record name, which is also the command type, such as `RaiseCounter`.
-    const RECORD: &'static str;
-
-    /// The Avro body in `schema`, without the registry's framing.
-    fn write(&self, schema: &Schema) -> Result<Vec<u8>, CodecError>;
-}
-
-/// The topic of an aggregate type's commands: `counter` -> `counter.commands`.
-pub fn commands_topic(aggregate: &str) -> String {
-    format!("{aggregate}.commands")
-}
+/// Largest value of a command; the broker's limit for a record with its headers is 1048588.
+const COMMAND_MAX_BYTES: usize = 1_000_000;
 
 /// The id of an emitted command: the same intent of the same event has the same id, however often it is derived.
 ///
@@ -62,38 +50,44 @@ impl<'c> Outbox<'c> {
         }
     }
 
-    /// Sends a command to an aggregate. One that cannot be encoded makes the event a dead letter.
-    pub fn send<C: CommandRecord>(&mut self, aggregate_id: &str, command: &C) {
+    /// Sends a command to an aggregate. One that cannot be encoded, or does not fit the topic, makes the event a dead letter.
+    pub fn send<C: Command>(&mut self, aggregate_id: &str, command: &C) {
         match self.encode(command) {
             Ok((version, payload)) => self.push::<C>(aggregate_id, version, payload),
-            Err(error) => {
-                let fault = format!(
-                    "command {} to {} {aggregate_id}: {error}",
-                    C::RECORD,
-                    C::AGGREGATE
-                );
+            Err(reason) => {
+                let (aggregate, command) = (C::Set::AGGREGATE, C::TYPE);
+                let fault = format!("command {command} to {aggregate} {aggregate_id}: {reason}");
                 self.fault.get_or_insert(HandleError::Poison(fault));
             }
         }
     }
 
-    fn encode<C: CommandRecord>(&self, command: &C) -> Result<(u32, Vec<u8>), CodecError> {
-        let writer = self.codec.writer(C::AGGREGATE, C::RECORD)?;
-        let body = command.write(&writer.schema)?;
-        Ok((writer.version, frame(writer.schema_id, &body)))
+    fn encode<C: Command>(&self, command: &C) -> Result<(u32, Vec<u8>), String> {
+        let writer = self.codec.writer(C::Set::AGGREGATE, C::TYPE);
+        let version = writer.map_err(|error| error.to_string())?.version;
+        let (_, payload) = self
+            .codec
+            .encode_command(command)
+            .map_err(|error| error.to_string())?;
+        match payload.len() {
+            bytes if bytes > COMMAND_MAX_BYTES => Err(format!(
+                "it has {bytes} bytes, the limit is {COMMAND_MAX_BYTES}"
+            )),
+            _ => Ok((version, payload)),
+        }
     }
 
-    fn push<C: CommandRecord>(&mut self, aggregate_id: &str, version: u32, payload: Vec<u8>) {
+    fn push<C: Command>(&mut self, aggregate_id: &str, version: u32, payload: Vec<u8>) {
         let ordinal = self
             .ordinals
-            .entry((C::AGGREGATE, C::RECORD, aggregate_id.to_owned()))
+            .entry((C::Set::AGGREGATE, C::TYPE, aggregate_id.to_owned()))
             .or_default();
-        let target = (C::AGGREGATE, aggregate_id);
+        let target = (C::Set::AGGREGATE, aggregate_id);
         let id = command_id(
             self.source.event_id,
             self.processor,
             target,
-            C::RECORD,
+            C::TYPE,
             *ordinal,
         );
         *ordinal += 1;
@@ -109,7 +103,7 @@ impl<'c> Outbox<'c> {
             ),
             (
                 headers::TYPE,
-                &format!("{}.{}", C::AGGREGATE, snake_case(C::RECORD)),
+                &format!("{}.{}", C::Set::AGGREGATE, snake_case(C::TYPE)),
             ),
             (headers::SUBJECT, aggregate_id),
             // The event's time, not the clock's: a replay emits the same record.
@@ -130,7 +124,7 @@ impl<'c> Outbox<'c> {
             }
         }
         self.outgoing.push(Outgoing {
-            topic: commands_topic(C::AGGREGATE),
+            topic: commands_topic(C::Set::AGGREGATE),
             partition: None,
             key: Some(aggregate_id.as_bytes().to_vec()),
             payload: Some(payload),

@@ -24,7 +24,7 @@ mod run;
 mod topology;
 
 pub use block::Block;
-pub use command::{CommandRecord, Outbox, command_id, commands_topic};
+pub use command::{Outbox, command_id};
 pub use handler::{Handler, Outgoing, RunError};
 pub use health::ProcessorReport;
 pub use letter::{Cause, Letter, State};
