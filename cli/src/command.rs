@@ -12,6 +12,8 @@ pub(crate) enum Command {
     Up(Box<roles::UpArgs>),
     /// Runs the producer alone: commands and the relay.
     Producer(Box<roles::ProducerArgs>),
+    /// Runs the processors alone: what events lead to.
+    Processors(Box<roles::ProcessorsArgs>),
     /// Runs the projections alone: views and the queries over them.
     Projections(Box<roles::ProjectionsArgs>),
     Send(send::Args),
@@ -34,6 +36,7 @@ impl Command {
         match self {
             Self::Up(args) => roles::up(*args).await,
             Self::Producer(args) => roles::producer(*args).await,
+            Self::Processors(args) => roles::processors(*args).await,
             Self::Projections(args) => roles::projections(*args).await,
             Self::Send(args) => send::run(args).await,
             Self::Tail(args) => tail::run(args).await,

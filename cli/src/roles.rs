@@ -12,8 +12,10 @@ use millrace::config::{JournalConfig, KafkaConfig, RegistryConfig, ViewsConfig};
 use millrace::http::forward;
 use millrace::http::health::Health;
 use millrace::http::server::{Routes, serve};
+use millrace::processor::ProcessorOptions;
 use millrace::projection::sink::SinkOptions;
 use millrace::relay::RelayConfig;
+use processors::ProcessorsConfig;
 use producer::ProducerConfig;
 use projections::ProjectionsConfig;
 use tokio::net::TcpListener;
@@ -61,6 +63,8 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     relay: RelayConfig,
     #[command(flatten)]
+    processors: ProcessorOptions,
+    #[command(flatten)]
     sink: SinkOptions,
 }
 
@@ -74,6 +78,15 @@ pub(crate) struct ProducerArgs {
     /// Where the projections listen: reads are passed on to them.
     #[arg(long, env = "PROJECTIONS_URL")]
     projections_url: Option<String>,
+}
+
+/// Runs the processors alone: what events lead to.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ProcessorsArgs {
+    #[command(flatten)]
+    serve: ServeArgs,
+    #[command(flatten)]
+    processors: ProcessorsConfig,
 }
 
 /// Runs the projections alone: views and the queries over them.
@@ -107,6 +120,20 @@ impl Running {
         Ok(())
     }
 
+    async fn processors(
+        &mut self,
+        config: ProcessorsConfig,
+        health: &Health,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        if let Some(started) = processors::start(config, health, shutdown.clone()).await? {
+            self.router = std::mem::take(&mut self.router).merge(started.router);
+            let done = tokio::spawn(async move { Ok(started.done.await??) });
+            self.roles.push(("processors", done));
+        }
+        Ok(())
+    }
+
     async fn projections(
         &mut self,
         config: ProjectionsConfig,
@@ -132,6 +159,12 @@ pub(crate) async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
         inbox: args.inbox,
         relay: args.relay,
     };
+    let processors = ProcessorsConfig {
+        kafka: args.kafka.clone(),
+        registry: args.registry.clone(),
+        journal: args.journal.clone(),
+        options: args.processors,
+    };
     let projections = ProjectionsConfig {
         kafka: args.kafka,
         registry: args.registry,
@@ -142,6 +175,7 @@ pub(crate) async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
     run(args.serve, async |health, shutdown| {
         let mut running = Running::default();
         running.producer(producer, health, shutdown).await?;
+        running.processors(processors, health, shutdown).await?;
         running.projections(projections, health, shutdown).await?;
         Ok(running)
     })
@@ -156,6 +190,18 @@ pub(crate) async fn producer(args: ProducerArgs) -> anyhow::Result<ExitCode> {
         if let Some(url) = &args.projections_url {
             running.router = running.router.merge(forward::router(url, &reads())?);
         }
+        Ok(running)
+    })
+    .await
+}
+
+/// `millrace processors`.
+pub(crate) async fn processors(args: ProcessorsArgs) -> anyhow::Result<ExitCode> {
+    run(args.serve, async |health, shutdown| {
+        let mut running = Running::default();
+        running
+            .processors(args.processors, health, shutdown)
+            .await?;
         Ok(running)
     })
     .await

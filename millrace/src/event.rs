@@ -114,7 +114,7 @@ pub fn ce_type(aggregate: &str, record: &str) -> String {
     format!("{aggregate}.{rest}")
 }
 
-fn snake_case(pascal: &str) -> String {
+pub(crate) fn snake_case(pascal: &str) -> String {
     let mut out = String::with_capacity(pascal.len() + 4);
     for (index, letter) in pascal.chars().enumerate() {
         if letter.is_ascii_uppercase() {

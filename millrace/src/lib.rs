@@ -19,6 +19,7 @@ pub mod json;
 pub mod lease;
 pub mod log;
 pub mod position;
+pub mod processor;
 pub mod projection;
 pub mod query;
 pub mod rebuild;

@@ -8,6 +8,7 @@ mod architecture;
 mod commands;
 mod crash;
 mod operate;
+mod processors;
 mod query;
 mod rebuild;
 mod relay;

@@ -14,10 +14,14 @@ use crate::log::client;
 pub enum Kind {
     /// Keyed records, kept for ever.
     Events,
-    /// Keyed records, kept for thirty days: what is read once, with time to mend a reader or to reset it.
-    Queue,
     /// One partition, only the newest record of each key.
     Position,
+    /// Keyed records, kept for thirty days: what is read once, with time to mend a reader or to reset it.
+    Queue,
+    /// Dead letters: kept for ever, and a little larger than what they are made of.
+    DeadLetters,
+    /// Only the newest record of each key, in as many partitions as the events have.
+    Compacted,
 }
 
 /// A topic that must exist.
@@ -127,7 +131,7 @@ async fn partition_count(
 
 fn partitions(config: &KafkaConfig, kind: Kind) -> i32 {
     match kind {
-        Kind::Events | Kind::Queue => config.topic_partitions,
+        Kind::Events | Kind::Queue | Kind::DeadLetters | Kind::Compacted => config.topic_partitions,
         Kind::Position => 1,
     }
 }
@@ -143,8 +147,12 @@ fn new_topic<'t>(config: &KafkaConfig, topic: &'t Topic) -> NewTopic<'t> {
         Kind::Queue => new
             .set("retention.ms", "2592000000")
             .set("retention.bytes", "-1"),
+        Kind::DeadLetters => new
+            .set("retention.ms", "-1")
+            .set("retention.bytes", "-1")
+            .set("max.message.bytes", "2097152"),
         // Small segments, cleaned early: the reader at take-over then has little to read.
-        Kind::Position => new
+        Kind::Position | Kind::Compacted => new
             .set("cleanup.policy", "compact")
             .set("segment.bytes", "1048576")
             .set("min.cleanable.dirty.ratio", "0.1"),

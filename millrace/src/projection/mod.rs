@@ -16,13 +16,14 @@ mod fold;
 pub mod ops;
 mod park;
 mod projector;
-mod record;
+
 pub mod reset;
 mod row;
 pub mod sink;
 mod sql_kind;
 mod tally;
 
+pub use crate::log::record::{Envelope, HeaderBlock, Record, RecordError};
 pub use fold::{Fold, fold};
 pub use park::{ParkedKey, Request, release};
 pub(crate) use projector::source;
@@ -30,7 +31,6 @@ pub use projector::{
     Applied, ApplyError, BoxFuture, Build, Decoder, LearnError, Payload, Poison, Projector,
     SchemaSource, Skip, Start, is_outage, is_poison,
 };
-pub use record::{Envelope, HeaderBlock, Record, RecordError};
 pub use row::{Column, ColumnType, RowSet, Rows, Summand, TallyRow, ViewRow};
 pub use sql_kind::{Dynamic, SqlError, SqlProjection, sql_projection};
 pub use tally::{Tally, tally};

@@ -153,6 +153,16 @@ impl Decoder {
         Self::new(registry.codec().clone(), Arc::new(registry))
     }
 
+    /// What it reads with.
+    pub(crate) fn codec(&self) -> &Codec {
+        &self.codec
+    }
+
+    /// Makes a schema known to the codec.
+    pub(crate) async fn learn(&self, schema_id: u32) -> Result<(), LearnError> {
+        self.schemas.learn(schema_id).await
+    }
+
     /// Decodes a value. The inner error is final: the record is poison.
     pub(crate) async fn decode<P: Payload>(
         &self,

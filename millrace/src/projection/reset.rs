@@ -1,18 +1,6 @@
 //! What a committed offset means: an operator's reset, or only the shadow of our own commits.
 
-/// Metadata of our offset commits; the stock tools commit an empty text.
-pub fn metadata(epoch: i64, next: i64) -> String {
-    format!("v1;{epoch};{next}")
-}
-
-/// An offset that the group has committed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Committed {
-    /// The offset.
-    pub offset: i64,
-    /// Text that was committed with it.
-    pub metadata: String,
-}
+pub use crate::log::offsets::{Committed, metadata};
 
 /// What a partition has to do before its first batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -28,7 +28,6 @@ mod feed;
 mod lead;
 mod sequence;
 mod tenure;
-mod watchdog;
 
 pub mod gate;
 pub mod position;

@@ -20,10 +20,10 @@ use uuid::Uuid;
 use crate::config::KafkaConfig;
 use crate::log::client::{self, TRANSACTION_TIMEOUT};
 use crate::log::headers;
+use crate::log::watchdog::Watchdog;
 use crate::relay::RelayError;
 use crate::relay::position::{KEY, PositionRecord};
 use crate::relay::read::JournalEvent;
-use crate::relay::watchdog::Watchdog;
 
 /// Counts what was not delivered; a transaction with one such record is not committed.
 #[derive(Default)]

@@ -10,17 +10,17 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// Counts the calls: odd while one is under way. A thread watches until this is dropped.
 #[derive(Debug)]
-pub(super) struct Watchdog {
+pub(crate) struct Watchdog {
     calls: Arc<AtomicU64>,
 }
 
 impl Watchdog {
     /// Starts watching.
-    pub(super) fn start() -> std::io::Result<Self> {
+    pub(crate) fn start() -> std::io::Result<Self> {
         let calls = Arc::new(AtomicU64::new(0));
         let watched = Arc::downgrade(&calls);
         std::thread::Builder::new()
-            .name("relay-watchdog".to_owned())
+            .name("kafka-watchdog".to_owned())
             .spawn(move || {
                 // Ticks are counted, not time: a process that was stopped for a minute did not hang in a call.
                 let (mut seen, mut ticks) = (0, 0);
@@ -33,7 +33,7 @@ impl Watchdog {
                     seen = now;
                     if ticks > ticks_max {
                         tracing::error!(
-                            "a transactional call to kafka has hung for twice the transaction timeout: aborting the process, another relay takes over"
+                            "a transactional call to kafka has hung for twice the transaction timeout: aborting the process, another one takes over"
                         );
                         std::process::abort();
                     }
@@ -43,7 +43,7 @@ impl Watchdog {
     }
 
     /// Runs one call under watch.
-    pub(super) fn watch<T>(&self, call: impl FnOnce() -> T) -> T {
+    pub(crate) fn watch<T>(&self, call: impl FnOnce() -> T) -> T {
         self.calls.fetch_add(1, Ordering::AcqRel);
         let result = call();
         self.calls.fetch_add(1, Ordering::AcqRel);

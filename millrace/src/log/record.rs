@@ -126,7 +126,7 @@ impl Envelope {
 pub struct HeaderBlock(Vec<u8>);
 
 impl HeaderBlock {
-    fn of(message: &BorrowedMessage<'_>) -> Self {
+    pub(crate) fn of(message: &BorrowedMessage<'_>) -> Self {
         let mut block = Self(Vec::with_capacity(640));
         if let Some(headers) = message.headers() {
             for header in headers.iter() {

@@ -1,0 +1,230 @@
+//! The parts of the one consumer loop: membership in a group, assignment, committed offsets and polling.
+//!
+//! Whoever consumes in a group is a [`Member`]: it says where an assigned partition starts. All of it runs on the
+//! thread that polls. A partition that cannot be started yet rests: it is paused and its member starts it later by
+//! [`go_to`].
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Message, Offset, TopicPartitionList};
+
+use super::offsets::{self, Committed};
+use super::record::Record;
+
+/// Topic and partition.
+pub type Key = (String, i32);
+
+/// Longest wait for a single answer of the broker.
+pub(crate) const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a consumer of a group does when its partitions change.
+pub(crate) trait Member: Send + Sync + Sized + 'static {
+    /// What the log calls it.
+    fn name(&self) -> &str;
+
+    /// Takes partitions; says where each starts, or nothing where it rests.
+    fn assigned(&self, consumer: &GroupConsumer<Self>, keys: &[Key]) -> BTreeMap<Key, Option<i64>>;
+
+    /// Loses partitions: what was polled of them must not be used any more.
+    fn unassigned(&self, keys: &[Key]);
+
+    /// Something went wrong that polling does not return.
+    fn failed(&self, error: &KafkaError);
+}
+
+/// A consumer of a group.
+pub(crate) type GroupConsumer<M> = BaseConsumer<Context<M>>;
+
+/// The consumer's context: it leads back to the member.
+pub(crate) struct Context<M>(pub(crate) Arc<M>);
+
+impl<M: Member> ClientContext for Context<M> {}
+
+impl<M: Member> ConsumerContext for Context<M> {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        error: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        match error {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                assign(&*self.0, consumer, list);
+            }
+            _ => unassign(&*self.0, consumer, list),
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        if let Err(error) = result {
+            tracing::debug!(member = self.0.name(), %error, "kafka commit failed");
+        }
+    }
+}
+
+fn assign<M: Member>(member: &M, consumer: &GroupConsumer<M>, list: &mut TopicPartitionList) {
+    let keys: Vec<Key> = list.to_topic_map().into_keys().collect();
+    let starts = member.assigned(consumer, &keys);
+    let mut resting = TopicPartitionList::new();
+    for key in &keys {
+        let (topic, partition) = key;
+        let offset = match starts.get(key).copied().flatten() {
+            Some(next) => Offset::Offset(next),
+            None => {
+                resting.add_partition(topic, *partition);
+                // Valid whatever the log holds; nothing is fetched, and a claim seeks.
+                Offset::End
+            }
+        };
+        let _ = list.set_partition_offset(topic, *partition, offset);
+    }
+    // The client keeps our pause over the loss of a partition: one that was lost while it rested would come back at rest,
+    // and nobody would ever wake it.
+    let woken = consumer.resume(list);
+    let assigned = match consumer.rebalance_protocol() {
+        RebalanceProtocol::Cooperative => consumer.incremental_assign(list),
+        _ => consumer.assign(list),
+    };
+    let paused = match resting.count() {
+        0 => Ok(()),
+        _ => consumer.pause(&resting),
+    };
+    if let Err(error) = woken.and(assigned).and(paused) {
+        tracing::error!(member = member.name(), %error, "assignment failed");
+        member.failed(&error);
+    }
+}
+
+fn unassign<M: Member>(member: &M, consumer: &GroupConsumer<M>, list: &TopicPartitionList) {
+    let keys: Vec<Key> = list.to_topic_map().into_keys().collect();
+    member.unassigned(&keys);
+    let unassigned = match consumer.rebalance_protocol() {
+        RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
+        _ => consumer.unassign(),
+    };
+    if let Err(error) = unassigned {
+        tracing::warn!(member = member.name(), %error, "unassignment failed");
+    }
+}
+
+/// What one poll brought.
+pub(crate) enum Polled {
+    /// Nothing within the timeout.
+    Nothing,
+    /// A record.
+    Record(Record),
+    /// The end of a partition.
+    End,
+    /// The log does not hold what is to be fetched next.
+    OutOfRange(KafkaError),
+    /// Something that heals by itself.
+    Passing(KafkaError),
+    /// The consumer will not recover.
+    Fatal(KafkaError),
+}
+
+/// Polls once; `topics` are those of the subscription, so that records share their names.
+pub(crate) fn poll<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topics: &[Arc<str>],
+    timeout: Duration,
+) -> Polled {
+    match consumer.poll(timeout) {
+        None => Polled::Nothing,
+        Some(Ok(message)) => {
+            let topic = topic_of(topics, &message);
+            Polled::Record(Record::of(&message, topic))
+        }
+        Some(Err(KafkaError::PartitionEOF(_))) => Polled::End,
+        Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => Polled::Fatal(error),
+        Some(Err(error)) => match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                Polled::OutOfRange(error)
+            }
+            _ => Polled::Passing(error),
+        },
+    }
+}
+
+fn topic_of(topics: &[Arc<str>], message: &BorrowedMessage<'_>) -> Arc<str> {
+    topics
+        .iter()
+        .find(|topic| &***topic == message.topic())
+        .cloned()
+        .unwrap_or_else(|| message.topic().into())
+}
+
+/// Fetches from an offset on. A partition that the client does not fetch, as one that was out of range, refuses to
+/// seek, and is assigned once more instead.
+pub(crate) fn go_to<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    (topic, partition): &Key,
+    offset: i64,
+) -> KafkaResult<()> {
+    let offset = Offset::Offset(offset);
+    let sought = consumer.seek(topic, *partition, offset, KAFKA_TIMEOUT);
+    let Err(error) = sought else { return Ok(()) };
+    if !matches!(
+        consumer.rebalance_protocol(),
+        RebalanceProtocol::Cooperative
+    ) {
+        return Err(error);
+    }
+    tracing::debug!(topic, partition, %error, "assigned once more");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, *partition, offset)?;
+    consumer.incremental_unassign(&list)?;
+    consumer.incremental_assign(&list)
+}
+
+/// A list of partitions without offsets.
+pub(crate) fn list_of<'k>(keys: impl IntoIterator<Item = &'k Key>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for (topic, partition) in keys {
+        list.add_partition(topic, *partition);
+    }
+    list
+}
+
+/// What the group has committed on these partitions; offsets of a transaction that is still open are waited for.
+pub(crate) fn committed<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    keys: &[Key],
+) -> KafkaResult<BTreeMap<Key, Committed>> {
+    let list = consumer.committed_offsets(list_of(keys), KAFKA_TIMEOUT)?;
+    let mut committed = BTreeMap::new();
+    for element in list.elements() {
+        element.error()?;
+        if let Offset::Offset(offset) = element.offset() {
+            // The client panics on metadata that is not UTF-8; whoever wrote such, it is not empty.
+            let metadata = catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned()))
+                .unwrap_or_else(|_| "?".to_owned());
+            committed.insert(
+                (element.topic().to_owned(), element.partition()),
+                Committed { offset, metadata },
+            );
+        }
+    }
+    Ok(committed)
+}
+
+/// Adds an offset with our metadata, which stands on the element: a commit without a list drops it.
+pub(crate) fn add_commit(
+    list: &mut TopicPartitionList,
+    (topic, partition): (&str, i32),
+    epoch: i64,
+    next: i64,
+) -> KafkaResult<()> {
+    let mut element = list.add_partition(topic, partition);
+    element.set_offset(Offset::Offset(next))?;
+    element.set_metadata(offsets::metadata(epoch, next));
+    Ok(())
+}

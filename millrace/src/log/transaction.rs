@@ -1,0 +1,206 @@
+//! A transactional producer for consume-transform-produce.
+//!
+//! All calls block and belong on a thread of their own. After any error the producer must be dropped: what became
+//! of the transaction is then unknown (librdkafka lacks KIP-890 part 2, so a late answer could hit the next one),
+//! and only a new producer's `init_transactions` followed by reading the committed offsets settles it.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::TopicPartitionList;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+
+use super::client::{self, TRANSACTION_TIMEOUT};
+use super::record::HeaderBlock;
+use super::watchdog::Watchdog;
+use crate::config::KafkaConfig;
+
+/// Longest value with headers that it takes: a dead letter is an event of the largest size with some headers more.
+pub(crate) const MESSAGE_MAX_BYTES: u32 = 2_097_152;
+
+/// Why a transaction did not commit, or may not have.
+#[derive(Debug, thiserror::Error)]
+pub enum TransactionError {
+    /// A call failed.
+    #[error("{doing}: {source}")]
+    Kafka {
+        /// Which one.
+        doing: &'static str,
+        /// How.
+        source: KafkaError,
+    },
+    /// Records were not delivered.
+    #[error("{failed} records were not delivered, the first because of: {first}")]
+    Undelivered {
+        /// How many.
+        failed: u64,
+        /// Of the first one.
+        first: String,
+    },
+    /// No thread for the watchdog.
+    #[error("no thread for the watchdog: {0}")]
+    Thread(std::io::Error),
+    /// The group gave the partitions to someone else, or is about to.
+    #[error("the group's assignment was lost")]
+    AssignmentLost,
+}
+
+fn kafka(doing: &'static str) -> impl Fn(KafkaError) -> TransactionError {
+    move |source| TransactionError::Kafka { doing, source }
+}
+
+/// Counts what was not delivered; a transaction with one such record is not committed.
+#[derive(Default)]
+struct Deliveries {
+    failed: AtomicU64,
+    first: Mutex<Option<String>>,
+    fatal: AtomicBool,
+}
+
+impl ClientContext for Deliveries {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.fatal.store(true, Ordering::Release);
+        }
+        tracing::warn!(%error, reason, "kafka producer");
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = result {
+            self.failed.fetch_add(1, Ordering::AcqRel);
+            let mut first = self
+                .first
+                .lock()
+                .expect("no thread panics while it holds this");
+            first.get_or_insert_with(|| error.to_string());
+        }
+    }
+}
+
+/// A record to be produced; borrowed, because a transaction holds thousands.
+pub(crate) struct ToProduce<'r> {
+    pub(crate) topic: &'r str,
+    pub(crate) partition: Option<i32>,
+    pub(crate) key: Option<&'r [u8]>,
+    pub(crate) payload: Option<&'r [u8]>,
+    pub(crate) headers: &'r HeaderBlock,
+}
+
+/// A producer that has ended whatever its predecessor of the same id left open.
+pub(crate) struct TransactionalProducer {
+    producer: BaseProducer<Deliveries>,
+    watchdog: Watchdog,
+}
+
+impl TransactionalProducer {
+    /// Builds it; from then on its predecessor is fenced.
+    pub(crate) fn start(config: &KafkaConfig, id: &str) -> Result<Self, TransactionError> {
+        let mut client = client::transactional_producer(config, id);
+        client.set("message.max.bytes", MESSAGE_MAX_BYTES.to_string());
+        let producer = BaseProducer::from_config_and_context(&client, Deliveries::default())
+            .map_err(kafka("building the producer"))?;
+        let watchdog = Watchdog::start().map_err(TransactionError::Thread)?;
+        watchdog
+            .watch(|| producer.init_transactions(TRANSACTION_TIMEOUT))
+            .map_err(kafka("init_transactions"))?;
+        Ok(Self { producer, watchdog })
+    }
+
+    /// Opens a transaction.
+    pub(crate) fn begin(&self) -> Result<(), TransactionError> {
+        self.watchdog
+            .watch(|| self.producer.begin_transaction())
+            .map_err(kafka("begin_transaction"))
+    }
+
+    /// Hands over one record; while the client's queue is full, waits for deliveries.
+    pub(crate) fn send(&self, one: &ToProduce<'_>) -> Result<(), TransactionError> {
+        let mut headers = OwnedHeaders::new();
+        for (key, value) in one.headers.iter() {
+            headers = headers.insert(Header { key, value });
+        }
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(one.topic).headers(headers);
+        record.partition = one.partition;
+        record.key = one.key;
+        record.payload = one.payload;
+        let deadline = Instant::now() + TRANSACTION_TIMEOUT;
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
+                    if Instant::now() < deadline =>
+                {
+                    record = back;
+                    self.producer.poll(Duration::from_millis(1));
+                }
+                Err((error, _)) => return Err(kafka("producing")(error)),
+            }
+        }
+    }
+
+    /// Waits for every delivery report; `message.timeout.ms` bounds it. Must come before the commit: with anything in
+    /// flight, rust-rdkafka polls in steps of 100 ms there.
+    pub(crate) fn drain(&self) -> Result<(), TransactionError> {
+        self.watchdog.watch(|| {
+            while self.producer.in_flight_count() > 0 {
+                self.producer.poll(Duration::from_micros(200));
+            }
+        });
+        let context = self.producer.context();
+        let failed = context.failed.load(Ordering::Acquire);
+        if failed == 0 {
+            return Ok(());
+        }
+        let first = context
+            .first
+            .lock()
+            .expect("no thread panics while it holds this");
+        Err(TransactionError::Undelivered {
+            failed,
+            first: first.clone().unwrap_or_default(),
+        })
+    }
+
+    /// Adds the group's offsets. The coordinator refuses a member or a generation that is not the present one.
+    pub(crate) fn send_offsets(
+        &self,
+        offsets: &TopicPartitionList,
+        group: &ConsumerGroupMetadata,
+    ) -> Result<(), TransactionError> {
+        self.watchdog
+            .watch(|| {
+                self.producer
+                    .send_offsets_to_transaction(offsets, group, TRANSACTION_TIMEOUT)
+            })
+            .map_err(kafka("send_offsets_to_transaction"))
+    }
+
+    /// Commits. An error means that the outcome is unknown.
+    pub(crate) fn commit(&self) -> Result<(), TransactionError> {
+        self.watchdog
+            .watch(|| self.producer.commit_transaction(TRANSACTION_TIMEOUT))
+            .map_err(kafka("commit_transaction"))
+    }
+
+    /// Serves the client while there is nothing to produce; an error if it can never produce again.
+    pub(crate) fn idle(&self) -> Result<(), TransactionError> {
+        self.producer.poll(Duration::ZERO);
+        match self.producer.client().fatal_error() {
+            Some((code, _)) => Err(kafka("idling")(KafkaError::Global(code))),
+            None if self.producer.context().fatal.load(Ordering::Acquire) => {
+                Err(kafka("idling")(KafkaError::Global(RDKafkaErrorCode::Fatal)))
+            }
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Topics and processors of a test's own, on the shared servers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use chrono::{DateTime, Utc};
+use millrace::codec::{Codec, Schema, Writer};
+use millrace::command::CommandSet;
+use millrace::config::{KafkaConfig, Properties};
+use millrace::event::Event;
+use millrace::log::client;
+use millrace::log::topics::{self, Kind, Topic};
+use millrace::processor::{
+    self, Handler, ProcessorConfig, ProcessorOptions, RunningProcessor, Topology,
+};
+use millrace::projection::{BoxFuture, Decoder, LearnError, Record, SchemaSource};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::{Message, Offset, TopicPartitionList};
+use tests::hall::{HallCommand, HallEvent};
+use tests::servers::Servers;
+use uuid::Uuid;
+
+use super::conformance::Emitted;
+use super::seats::Own;
+
+pub(super) struct World {
+    pub(super) servers: &'static Servers,
+    pub(super) kafka: KafkaConfig,
+    pub(super) own: Arc<Own>,
+    pub(super) codec: Codec,
+    pub(super) options: ProcessorOptions,
+    producer: ThreadedProducer<rdkafka::producer::DefaultProducerContext>,
+    sequences: HashMap<String, i64>,
+    position: i64,
+}
+
+struct NoSchemas;
+
+impl SchemaSource for NoSchemas {
+    fn learn(&self, schema_id: u32) -> BoxFuture<'_, Result<(), LearnError>> {
+        Box::pin(async move {
+            Err(LearnError::Unknown(format!(
+                "schema id {schema_id} does not exist"
+            )))
+        })
+    }
+}
+
+/// Reads and writes the halls' events and commands under ids of its own.
+pub(super) fn codec() -> Result<Codec> {
+    let mut writers = HashMap::new();
+    let schemas: Vec<_> = HallEvent::SCHEMAS
+        .iter()
+        .chain(HallCommand::SCHEMAS)
+        .collect();
+    for (schema, schema_id) in schemas.iter().zip(71..) {
+        let writer = Writer {
+            schema_id,
+            version: schema.version,
+            schema: Schema::parse_str(schema.json)?,
+        };
+        writers.insert((HallEvent::AGGREGATE, schema.record), writer);
+    }
+    let codec = Codec::new(writers);
+    for (schema, schema_id) in schemas.iter().zip(71..) {
+        codec.add_reader(schema_id, schema.json)?;
+    }
+    Ok(codec)
+}
+
+impl World {
+    pub(super) async fn new(topology: &Topology, partitions: i32) -> Result<Self> {
+        let servers = Servers::shared();
+        let id = Uuid::now_v7().simple().to_string();
+        let own = Arc::new(Own::of(topology, &id[id.len() - 12..]));
+        let kafka = KafkaConfig {
+            kafka_bootstrap: servers.kafka().to_owned(),
+            kafka_properties: Properties::default(),
+            topic_partitions: partitions,
+            topic_replication: 1,
+        };
+        let topic = |name: &str, kind| Topic {
+            name: name.to_owned(),
+            kind,
+        };
+        let mut all = vec![
+            topic(&own.topic, Kind::Events),
+            topic(&own.commands, Kind::Queue),
+        ];
+        all.extend(processor::topics(&*own));
+        topics::ensure(&kafka, &all).await?;
+        Ok(Self {
+            servers,
+            own,
+            codec: codec()?,
+            options: ProcessorOptions {
+                processor_attempts_max: 4,
+                processor_backoff_ms: 20,
+                ..ProcessorOptions::default()
+            },
+            producer: ClientConfig::new()
+                .set("bootstrap.servers", servers.kafka())
+                .set("partitioner", "murmur2_random")
+                .set("linger.ms", "1")
+                .create()?,
+            sequences: HashMap::new(),
+            position: 0,
+            kafka,
+        })
+    }
+
+    pub(super) fn start(&self) -> RunningProcessor {
+        self.start_with(&[])
+    }
+
+    pub(super) fn start_with(&self, properties: &[(&str, &str)]) -> RunningProcessor {
+        let mut kafka = self.kafka.clone();
+        kafka.kafka_properties = Properties(
+            properties
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+        );
+        let config = ProcessorConfig {
+            kafka,
+            options: self.options.clone(),
+        };
+        let decoder = Decoder::new(self.codec.clone(), Arc::new(NoSchemas));
+        RunningProcessor::start(config, self.own.clone(), decoder)
+    }
+
+    /// The next event of a hall; returns its id.
+    pub(super) fn produce(&mut self, hall: &str, event: &HallEvent) -> Result<Uuid> {
+        let (_, payload) = self.codec.encode(event)?;
+        let sequence = self.sequences.entry(hall.to_owned()).or_default();
+        *sequence += 1;
+        let sequence = *sequence;
+        self.position += 1;
+        let id = Uuid::now_v7();
+        let mut headers = OwnedHeaders::new();
+        for (key, value) in [
+            ("ce_specversion", "1.0".to_owned()),
+            ("ce_id", id.to_string()),
+            ("ce_subject", hall.to_owned()),
+            ("ce_time", "2026-01-02T03:04:05.678901Z".to_owned()),
+            ("ce_sequence", sequence.to_string()),
+            ("ce_schemaversion", "1".to_owned()),
+            ("ce_correlationid", format!("corr-{hall}")),
+            ("ce_tenantid", "acme".to_owned()),
+            ("millrace_position", format!("1:7:{}", self.position)),
+        ] {
+            headers = headers.insert(Header {
+                key,
+                value: Some(&value),
+            });
+        }
+        self.send(hall, &payload, Some(headers))?;
+        Ok(id)
+    }
+
+    /// A record as a stranger's tool writes it: no headers, no framing.
+    pub(super) fn produce_foreign(&mut self, key: &str, payload: &[u8]) -> Result<()> {
+        self.send(key, payload, None)
+    }
+
+    fn send(&self, key: &str, payload: &[u8], headers: Option<OwnedHeaders>) -> Result<()> {
+        let mut record = BaseRecord::to(&self.own.topic).key(key).payload(payload);
+        record.headers = headers;
+        self.producer.send(record).map_err(|(error, _)| error)?;
+        Ok(self.producer.flush(Duration::from_secs(30))?)
+    }
+
+    /// Every committed record of a topic, partition by partition.
+    pub(super) fn read(&self, topic: &str) -> Result<Vec<Record>> {
+        let consumer: BaseConsumer = client::reader(&self.kafka, "test").create()?;
+        let mut list = TopicPartitionList::new();
+        for partition in 0..self.kafka.topic_partitions {
+            list.add_partition_offset(topic, partition, Offset::Beginning)?;
+        }
+        consumer.assign(&list)?;
+        let name: Arc<str> = topic.into();
+        let mut ended = 0;
+        let mut records = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while ended < self.kafka.topic_partitions {
+            match consumer.poll(Duration::from_millis(100)) {
+                Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
+                Some(message) => {
+                    let message = message?;
+                    let mut headers = millrace::projection::HeaderBlock::default();
+                    if let Some(found) = message.headers() {
+                        use rdkafka::message::Headers;
+                        for header in found.iter() {
+                            headers.push(header.key, header.value);
+                        }
+                    }
+                    records.push(Record::new(
+                        (name.clone(), message.partition(), message.offset()),
+                        message.key().map(<[u8]>::to_vec),
+                        message.payload().map(<[u8]>::to_vec),
+                        headers,
+                    ));
+                }
+                None if Instant::now() > deadline => bail!("{topic} was not read in 30 s"),
+                None => {}
+            }
+        }
+        records.sort_by_key(|record| (record.partition, record.offset));
+        Ok(records)
+    }
+
+    /// Every command that was emitted.
+    pub(super) fn commands(&self) -> Result<Vec<Emitted>> {
+        self.read(&self.own.commands)?
+            .iter()
+            .map(|record| Emitted::of(&self.codec, record))
+            .collect()
+    }
+
+    /// Waits until this many commands were emitted.
+    pub(super) async fn until_commands(&self, count: usize) -> Result<Vec<Emitted>> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let commands = self.commands()?;
+            if commands.len() >= count {
+                return Ok(commands);
+            }
+            if Instant::now() > deadline {
+                bail!("{} commands of {count} after 60 s", commands.len());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The offset that the group has committed on a partition, and its metadata.
+    pub(super) fn committed(&self, partition: i32) -> Result<Option<(i64, String)>> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", self.servers.kafka())
+            .set("group.id", self.own.group())
+            .create()?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.own.topic, partition);
+        let list = consumer.committed_offsets(list, Duration::from_secs(10))?;
+        let element = &list.elements()[0];
+        Ok(match element.offset() {
+            Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
+            _ => None,
+        })
+    }
+
+    pub(super) fn event_time() -> DateTime<Utc> {
+        "2026-01-02T03:04:05.678901Z".parse().expect("a time")
+    }
+}
