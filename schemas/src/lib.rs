@@ -4,6 +4,7 @@
 //! change a new record. `tests/contract.rs` ties every struct to its newest file.
 
 pub mod order;
+pub mod stock;
 
 use millrace::registry::SchemaSet;
 
@@ -12,5 +13,7 @@ pub fn all() -> Vec<SchemaSet> {
     vec![
         SchemaSet::of::<order::OrderEvent>(),
         SchemaSet::of_commands::<order::OrderCommand>(),
+        SchemaSet::of::<stock::StockEvent>(),
+        SchemaSet::of_commands::<stock::StockCommand>(),
     ]
 }

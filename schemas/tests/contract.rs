@@ -6,6 +6,7 @@ use millrace::codec::{DatumReader, Schema};
 use millrace::command::CommandSet;
 use millrace::testing::contract;
 use schemas::order::*;
+use schemas::stock::*;
 
 #[test]
 fn the_structs_of_an_order_are_what_its_schema_files_say() {
@@ -110,5 +111,64 @@ fn a_command_has_one_time_in_json_and_in_avro() {
     assert!(
         in_avro.contains("TimestampMillis(1767225600000)"),
         "{in_avro}"
+    );
+}
+
+#[test]
+fn the_structs_of_a_stock_are_what_its_schema_files_say() {
+    let order_id = || "o".to_owned();
+    let samples: [StockEvent; 5] = [
+        StockReceived { quantity: 1 }.into(),
+        StockReserved {
+            order_id: order_id(),
+            quantity: 1,
+            tracked: true,
+        }
+        .into(),
+        StockReservationRefused {
+            order_id: order_id(),
+            quantity: 2,
+            available: 1,
+        }
+        .into(),
+        StockReleased {
+            order_id: order_id(),
+            quantity: 1,
+        }
+        .into(),
+        StockShippedOut {
+            order_id: order_id(),
+            quantity: 1,
+        }
+        .into(),
+    ];
+    contract::check(
+        &samples,
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("golden"),
+    );
+}
+
+#[test]
+fn the_structs_of_a_stocks_commands_are_what_their_schema_files_say() {
+    let order_id = || "o".to_owned();
+    let samples: [StockCommand; 4] = [
+        ReceiveStock { quantity: 1 }.into(),
+        ReserveStock {
+            order_id: order_id(),
+            quantity: 1,
+        }
+        .into(),
+        ReleaseStock {
+            order_id: order_id(),
+        }
+        .into(),
+        ShipOutStock {
+            order_id: order_id(),
+        }
+        .into(),
+    ];
+    contract::check_commands(
+        &samples,
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/commands"),
     );
 }

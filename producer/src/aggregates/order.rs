@@ -4,8 +4,7 @@ use millrace::aggregate::{Aggregate, Context};
 use schemas::order::*;
 use serde::{Deserialize, Serialize};
 
-/// Longest id of a customer or a product, in bytes: it is a key elsewhere, and keys have limits.
-const ID_BYTES_MAX: usize = 200;
+use crate::aggregates::ID_BYTES_MAX;
 
 /// Most that an order may cost: nine million such orders of one customer still fit a view's sum.
 const TOTAL_CENTS_MAX: i64 = 1_000_000_000_000;
