@@ -20,12 +20,13 @@ use millrace::registry::{Registry, RegistryError};
 use millrace::startup::wait_for;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use views::{customer_totals::CustomerTotals, event_log::EventLog, orders::Orders};
+use views::{customer_totals::CustomerTotals, event_log::EventLog, orders::Orders, stock::Stock};
 
 /// Every view; a new one is a line here.
 pub fn projections() -> Vec<Arc<dyn Projector>> {
     vec![
         fold(Orders).into(),
+        fold(Stock).into(),
         tally(CustomerTotals).into(),
         sql_projection(EventLog).into(),
     ]
