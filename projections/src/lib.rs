@@ -16,7 +16,7 @@ use millrace::projection::sink::{Sink, SinkConfig, SinkError, SinkOptions};
 use millrace::projection::{Decoder, Projector, fold, sql_projection, tally};
 use millrace::query::QueryBus;
 use millrace::rebuild::{self, RebuildConfig};
-use millrace::registry::{Registry, RegistryError};
+use millrace::registry::{RecordKind, Registry, RegistryError};
 use millrace::startup::wait_for;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -200,8 +200,9 @@ async fn watch(
 fn topics() -> Vec<Topic> {
     schemas::all()
         .iter()
+        .filter(|set| set.kind == RecordKind::Event)
         .map(|set| Topic {
-            name: millrace::event::events_topic(set.aggregate),
+            name: set.topic(),
             kind: Kind::Events,
         })
         .collect()
