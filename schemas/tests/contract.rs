@@ -8,9 +8,16 @@ use millrace::testing::contract;
 use schemas::order::*;
 use schemas::stock::*;
 
+fn products() -> Vec<ProductQuantity> {
+    vec![ProductQuantity {
+        product_id: "p".into(),
+        quantity: 1,
+    }]
+}
+
 #[test]
 fn the_structs_of_an_order_are_what_its_schema_files_say() {
-    let samples: [OrderEvent; 7] = [
+    let samples: [OrderEvent; 8] = [
         OrderDrafted {
             customer_id: "c".into(),
             currency: "EUR".into(),
@@ -34,13 +41,23 @@ fn the_structs_of_an_order_are_what_its_schema_files_say() {
             coordination: Coordination::Orchestration,
         }
         .into(),
+        OrderProductReserved {
+            product_id: "p".into(),
+            quantity: 1,
+        }
+        .into(),
         OrderConfirmed {}.into(),
         OrderShipped {
             tracking_code: Some("t".into()),
+            products: products(),
         }
         .into(),
         OrderDelivered {}.into(),
-        OrderCancelled { reason: "r".into() }.into(),
+        OrderCancelled {
+            reason: "r".into(),
+            products: products(),
+        }
+        .into(),
     ];
     contract::check(
         &samples,
@@ -50,7 +67,7 @@ fn the_structs_of_an_order_are_what_its_schema_files_say() {
 
 #[test]
 fn the_structs_of_an_orders_commands_are_what_their_schema_files_say() {
-    let samples: [OrderCommand; 7] = [
+    let samples: [OrderCommand; 10] = [
         DraftOrder {
             customer_id: "c".into(),
             currency: "EUR".into(),
@@ -75,6 +92,17 @@ fn the_structs_of_an_orders_commands_are_what_their_schema_files_say() {
             }],
         }
         .into(),
+        RecordReservation {
+            product_id: "p".into(),
+            quantity: 1,
+        }
+        .into(),
+        RecordShortage {
+            product_id: "p".into(),
+            quantity: 2,
+            available: 1,
+        }
+        .into(),
         ConfirmOrder {}.into(),
         ShipOrder {
             tracking_code: Some("t".into()),
@@ -82,6 +110,7 @@ fn the_structs_of_an_orders_commands_are_what_their_schema_files_say() {
         .into(),
         DeliverOrder {}.into(),
         CancelOrder { reason: "r".into() }.into(),
+        ExpireOrder {}.into(),
     ];
     contract::check_commands(
         &samples,
@@ -170,5 +199,26 @@ fn the_structs_of_a_stocks_commands_are_what_their_schema_files_say() {
     contract::check_commands(
         &samples,
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/commands"),
+    );
+}
+
+#[test]
+fn a_product_on_several_lines_is_asked_for_once_with_the_sum() {
+    let line = |product: &str, quantity| OrderLine {
+        product_id: product.into(),
+        quantity,
+        total_cents: 5,
+    };
+    let quantity = |product: &str, quantity| ProductQuantity {
+        product_id: product.into(),
+        quantity,
+    };
+    assert_eq!(
+        ProductQuantity::of(&[line("tea", 2), line("cup", 1), line("tea", 3)]),
+        [quantity("cup", 1), quantity("tea", 5)]
+    );
+    assert_eq!(
+        ProductQuantity::of(&[line("tea", i64::MAX), line("tea", 1)]),
+        [quantity("tea", i64::MAX)]
     );
 }

@@ -1,10 +1,20 @@
 //! An order: draft -> items added -> placed -> confirmed -> shipped -> delivered; cancelled until it is shipped.
+//!
+//! A placed order waits until the stock of each of its products has answered. When all have set aside what it asks for it
+//! confirms itself, at the first shortage it cancels itself, and what is set aside for an order that is cancelled is
+//! released by whoever reads the event. An answer that comes later, when the order is cancelled or further on, changes
+//! nothing. That holds too for an order that was confirmed by hand ([`ConfirmOrder`]): whoever does that answers for
+//! the goods, a shortage does not take it back, and what was set aside is shipped or released with the order.
+//!
+//! An order with `orchestration` leaves the answers to its saga and changes by that one's commands alone.
+
+use std::collections::BTreeSet;
 
 use millrace::aggregate::{Aggregate, Context};
 use schemas::order::*;
 use serde::{Deserialize, Serialize};
 
-use crate::aggregates::ID_BYTES_MAX;
+use crate::aggregates::{ID_BYTES_MAX, QUANTITY_MAX};
 
 /// Most that an order may cost: nine million such orders of one customer still fit a view's sum.
 const TOTAL_CENTS_MAX: i64 = 1_000_000_000_000;
@@ -66,9 +76,25 @@ pub enum Rejection {
     /// More than is handled.
     #[error("the order's total is above {TOTAL_CENTS_MAX} cents")]
     Total,
+    /// More than is handled.
+    #[error("the order's quantities sum to more than {QUANTITY_MAX}")]
+    TotalQuantity,
     /// An id that cannot be a key.
     #[error("{0} is longer than {ID_BYTES_MAX} bytes")]
     LongId(&'static str),
+    /// An answer about a product that is in no line.
+    #[error("product {0} is in no line of the order")]
+    NotOrdered(String),
+    /// An answer about another quantity than the order asks for.
+    #[error("{found} of product {product_id}: the order asks for {ordered}")]
+    OtherQuantity {
+        /// Which product.
+        product_id: String,
+        /// In the answer.
+        found: i64,
+        /// Over all lines of the order.
+        ordered: i64,
+    },
 }
 
 /// Where an order is.
@@ -112,8 +138,10 @@ pub struct Order {
     status: Status,
     customer_id: String,
     currency: String,
-    /// Of a draft; placed orders keep them for whoever looks at the state.
     lines: Vec<OrderLine>,
+    coordination: Coordination,
+    /// Products of a placed order whose stock has not answered.
+    awaited: BTreeSet<String>,
 }
 
 impl Aggregate for Order {
@@ -121,7 +149,7 @@ impl Aggregate for Order {
     type Event = OrderEvent;
     type Rejection = Rejection;
 
-    const SHAPE: i32 = 1;
+    const SHAPE: i32 = 2;
 
     fn decide(
         &self,
@@ -132,22 +160,27 @@ impl Aggregate for Order {
             OrderCommand::DraftOrder(command) => self.draft(command)?,
             OrderCommand::AddItem(command) => self.add_item(command)?,
             OrderCommand::PlaceOrder(command) => self.place(command, context)?,
+            OrderCommand::RecordReservation(command) => return self.record_reservation(command),
+            OrderCommand::RecordShortage(command) => return self.record_shortage(command),
+            OrderCommand::ExpireOrder(ExpireOrder {}) => return self.expire(),
             OrderCommand::ConfirmOrder(ConfirmOrder {}) => {
                 self.must_be(Status::Placed, "placed")?;
                 OrderConfirmed {}.into()
             }
             OrderCommand::ShipOrder(ShipOrder { tracking_code }) => {
                 self.must_be(Status::Confirmed, "confirmed")?;
-                OrderShipped { tracking_code }.into()
+                OrderShipped {
+                    tracking_code,
+                    products: ProductQuantity::of(&self.lines),
+                }
+                .into()
             }
             OrderCommand::DeliverOrder(DeliverOrder {}) => {
                 self.must_be(Status::Shipped, "shipped")?;
                 OrderDelivered {}.into()
             }
             OrderCommand::CancelOrder(CancelOrder { reason }) => match self.status {
-                Status::Draft | Status::Placed | Status::Confirmed => {
-                    OrderCancelled { reason }.into()
-                }
+                Status::Draft | Status::Placed | Status::Confirmed => self.cancelled(reason),
                 _ => return Err(self.wrong("draft, placed or confirmed")),
             },
         };
@@ -171,6 +204,15 @@ impl Aggregate for Order {
                 self.customer_id.clone_from(&placed.customer_id);
                 self.currency.clone_from(&placed.currency);
                 self.lines.clone_from(&placed.lines);
+                self.coordination = placed.coordination;
+                self.awaited = placed
+                    .lines
+                    .iter()
+                    .map(|line| line.product_id.clone())
+                    .collect();
+            }
+            OrderEvent::OrderProductReserved(reserved) => {
+                self.awaited.remove(&reserved.product_id);
             }
             OrderEvent::OrderConfirmed(_) => self.status = Status::Confirmed,
             OrderEvent::OrderShipped(_) => self.status = Status::Shipped,
@@ -253,6 +295,83 @@ impl Order {
         .into())
     }
 
+    fn record_reservation(&self, command: RecordReservation) -> Result<Vec<OrderEvent>, Rejection> {
+        let RecordReservation {
+            product_id,
+            quantity,
+        } = command;
+        if !self.awaits(&product_id, quantity)? {
+            return Ok(Vec::new());
+        }
+        let mut events = vec![
+            OrderProductReserved {
+                product_id,
+                quantity,
+            }
+            .into(),
+        ];
+        if self.awaited.len() == 1 {
+            events.push(OrderConfirmed {}.into());
+        }
+        Ok(events)
+    }
+
+    fn record_shortage(&self, command: RecordShortage) -> Result<Vec<OrderEvent>, Rejection> {
+        let RecordShortage {
+            product_id,
+            quantity,
+            available,
+        } = command;
+        if !self.awaits(&product_id, quantity)? {
+            return Ok(Vec::new());
+        }
+        let reason =
+            format!("out of stock: {quantity} of {product_id} asked for, {available} available");
+        Ok(vec![self.cancelled(reason)])
+    }
+
+    /// True if this answer of a product's stock is one that moves the order on.
+    fn awaits(&self, product_id: &str, quantity: i64) -> Result<bool, Rejection> {
+        self.must_have_been_placed()?;
+        let ordered = ProductQuantity::of(&self.lines)
+            .into_iter()
+            .find(|product| product.product_id == product_id)
+            .ok_or_else(|| Rejection::NotOrdered(product_id.to_owned()))?;
+        if ordered.quantity != quantity {
+            return Err(Rejection::OtherQuantity {
+                product_id: ordered.product_id,
+                found: quantity,
+                ordered: ordered.quantity,
+            });
+        }
+        Ok(self.status == Status::Placed
+            && self.coordination == Coordination::Choreography
+            && self.awaited.contains(product_id))
+    }
+
+    fn expire(&self) -> Result<Vec<OrderEvent>, Rejection> {
+        self.must_have_been_placed()?;
+        Ok(match self.status {
+            Status::Placed => vec![self.cancelled("not confirmed in time".to_owned())],
+            _ => Vec::new(),
+        })
+    }
+
+    fn cancelled(&self, reason: String) -> OrderEvent {
+        let products = match self.status {
+            Status::Draft => Vec::new(),
+            _ => ProductQuantity::of(&self.lines),
+        };
+        OrderCancelled { reason, products }.into()
+    }
+
+    fn must_have_been_placed(&self) -> Result<(), Rejection> {
+        match self.status {
+            Status::New | Status::Draft => Err(self.wrong("placed")),
+            _ => Ok(()),
+        }
+    }
+
     fn must_be(&self, status: Status, needed: &'static str) -> Result<(), Rejection> {
         if self.status == status {
             Ok(())
@@ -306,7 +425,7 @@ fn check_lines(lines: &[OrderLine]) -> Result<(), Rejection> {
     if lines.len() > LINES_MAX {
         return Err(Rejection::TooManyLines);
     }
-    let mut total: i64 = 0;
+    let (mut total, mut quantity) = (0_i64, 0_i64);
     for (index, line) in lines.iter().enumerate() {
         let wrong = |reason: String| Rejection::Line {
             line: index + 1,
@@ -315,6 +434,9 @@ fn check_lines(lines: &[OrderLine]) -> Result<(), Rejection> {
         };
         if line.product_id.is_empty() {
             return Err(wrong("product_id is empty".to_owned()));
+        }
+        if line.product_id.chars().any(char::is_control) {
+            return Err(wrong("product_id holds a control character".to_owned()));
         }
         if line.product_id.len() > ID_BYTES_MAX {
             return Err(Rejection::LongId("product_id"));
@@ -335,6 +457,10 @@ fn check_lines(lines: &[OrderLine]) -> Result<(), Rejection> {
             .checked_add(line.total_cents)
             .filter(|total| *total <= TOTAL_CENTS_MAX)
             .ok_or(Rejection::Total)?;
+        quantity = quantity
+            .checked_add(line.quantity)
+            .filter(|quantity| *quantity <= QUANTITY_MAX)
+            .ok_or(Rejection::TotalQuantity)?;
     }
     Ok(())
 }
@@ -379,6 +505,63 @@ mod tests {
             coordination: Coordination::Choreography,
         }
         .into()
+    }
+
+    /// An order of a cup and, on two lines, of five teas.
+    fn placed_two() -> OrderEvent {
+        let OrderEvent::OrderPlaced(mut placed) = placed() else {
+            unreachable!();
+        };
+        let product_id = "cup".to_owned();
+        placed.lines = vec![
+            line(2, 500),
+            OrderLine {
+                product_id,
+                ..line(1, 90)
+            },
+            line(3, 700),
+        ];
+        placed.into()
+    }
+
+    fn products(quantities: &[(&str, i64)]) -> Vec<ProductQuantity> {
+        let of = |(product, quantity): &(&str, i64)| ProductQuantity {
+            product_id: (*product).to_owned(),
+            quantity: *quantity,
+        };
+        quantities.iter().map(of).collect()
+    }
+
+    fn cancelled(reason: &str, quantities: &[(&str, i64)]) -> OrderEvent {
+        OrderCancelled {
+            reason: reason.into(),
+            products: products(quantities),
+        }
+        .into()
+    }
+
+    fn reserved(product: &str, quantity: i64) -> OrderEvent {
+        OrderProductReserved {
+            product_id: product.into(),
+            quantity,
+        }
+        .into()
+    }
+
+    fn reservation(product: &str, quantity: i64) -> RecordReservation {
+        RecordReservation {
+            product_id: product.into(),
+            quantity,
+        }
+    }
+
+    /// One less than what is asked for is there.
+    fn shortage(product: &str, quantity: i64) -> RecordShortage {
+        RecordShortage {
+            product_id: product.into(),
+            quantity,
+            available: quantity - 1,
+        }
     }
 
     fn place(lines: Vec<OrderLine>) -> PlaceOrder {
@@ -500,6 +683,7 @@ mod tests {
         let shipped = || {
             OrderEvent::from(OrderShipped {
                 tracking_code: None,
+                products: products(&[("tea", 2)]),
             })
         };
         given::<Order>([placed()])
@@ -521,18 +705,136 @@ mod tests {
         let cancel = || CancelOrder {
             reason: "changed my mind".into(),
         };
-        let cancelled = OrderCancelled {
-            reason: "changed my mind".into(),
-        };
         let shipped = OrderShipped {
             tracking_code: None,
+            products: products(&[("tea", 2)]),
         };
+        given::<Order>([drafted(), item()])
+            .when(cancel())
+            .then([cancelled("changed my mind", &[])]);
         given::<Order>([placed()])
             .when(cancel())
-            .then([cancelled.into()]);
+            .then([cancelled("changed my mind", &[("tea", 2)])]);
         given::<Order>([placed(), OrderConfirmed {}.into(), shipped.into()])
             .when(cancel())
             .then_rejected(wrong(Status::Shipped, "draft, placed or confirmed"));
+    }
+
+    #[test]
+    fn an_order_is_confirmed_when_all_its_products_are_reserved_and_not_before() {
+        given::<Order>([placed_two()])
+            .when(reservation("cup", 1))
+            .then([reserved("cup", 1)]);
+        given::<Order>([placed_two(), reserved("cup", 1)])
+            .when(reservation("tea", 5))
+            .then([reserved("tea", 5), OrderConfirmed {}.into()]);
+    }
+
+    #[test]
+    fn a_repeated_reservation_confirms_nothing() {
+        given::<Order>([placed_two(), reserved("cup", 1)])
+            .when(reservation("cup", 1))
+            .then_nothing();
+    }
+
+    #[test]
+    fn a_shortage_cancels_the_order_and_says_what_was_ordered_by_product() {
+        let reason = "out of stock: 5 of tea asked for, 4 available";
+        let all = [("cup", 1), ("tea", 5)];
+        given::<Order>([placed_two(), reserved("cup", 1)])
+            .when(shortage("tea", 5))
+            .then([cancelled(reason, &all)]);
+        for late in [
+            OrderCommand::from(reservation("cup", 1)),
+            shortage("cup", 1).into(),
+        ] {
+            given::<Order>([placed_two(), cancelled(reason, &all)])
+                .when(late)
+                .then_nothing();
+        }
+    }
+
+    #[test]
+    fn an_order_that_was_confirmed_by_hand_stays_so_whatever_the_stock_answers() {
+        for late in [
+            OrderCommand::from(reservation("tea", 2)),
+            shortage("tea", 2).into(),
+        ] {
+            given::<Order>([placed(), OrderConfirmed {}.into()])
+                .when(late)
+                .then_nothing();
+        }
+    }
+
+    #[test]
+    fn an_orchestrated_order_leaves_the_stocks_answers_to_its_saga() {
+        let OrderEvent::OrderPlaced(mut orchestrated) = placed() else {
+            unreachable!();
+        };
+        orchestrated.coordination = Coordination::Orchestration;
+        for answer in [
+            OrderCommand::from(reservation("tea", 2)),
+            shortage("tea", 2).into(),
+        ] {
+            given::<Order>([orchestrated.clone().into()])
+                .when(answer)
+                .then_nothing();
+        }
+    }
+
+    #[test]
+    fn an_answer_must_be_about_what_was_ordered() {
+        given::<Order>([])
+            .when(reservation("tea", 2))
+            .then_rejected(wrong(Status::New, "placed"));
+        given::<Order>([drafted(), item()])
+            .when(shortage("tea", 2))
+            .then_rejected(wrong(Status::Draft, "placed"));
+        given::<Order>([placed()])
+            .when(reservation("pot", 1))
+            .then_rejected(Rejection::NotOrdered("pot".into()));
+        given::<Order>([placed()])
+            .when(reservation("tea", 1))
+            .then_rejected(Rejection::OtherQuantity {
+                product_id: "tea".into(),
+                found: 1,
+                ordered: 2,
+            });
+    }
+
+    #[test]
+    fn an_order_expires_unless_it_was_confirmed_or_has_ended() {
+        let expired = cancelled("not confirmed in time", &[("tea", 2)]);
+        given::<Order>([placed()])
+            .when(ExpireOrder {})
+            .then([expired.clone()]);
+        given::<Order>([placed(), OrderConfirmed {}.into()])
+            .when(ExpireOrder {})
+            .then_nothing();
+        given::<Order>([placed(), expired])
+            .when(ExpireOrder {})
+            .then_nothing();
+        given::<Order>([])
+            .when(ExpireOrder {})
+            .then_rejected(wrong(Status::New, "placed"));
+    }
+
+    #[test]
+    fn a_product_id_that_can_be_no_key_and_a_quantity_beyond_all_stock_are_rejected() {
+        let nul = OrderLine {
+            product_id: "t\0".into(),
+            ..line(1, 5)
+        };
+        given::<Order>([])
+            .when(place(vec![nul]))
+            .then_rejected(Rejection::Line {
+                line: 1,
+                product_id: "t\0".into(),
+                reason: "product_id holds a control character".into(),
+            });
+        given::<Order>([])
+            .when(place(vec![line(QUANTITY_MAX, 5), line(1, 5)]))
+            .then_rejected(Rejection::TotalQuantity);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use projections::views::{
 };
 use schemas::order::{
     OrderCancelled, OrderConfirmed, OrderDrafted, OrderEvent, OrderItemAdded, OrderLine,
-    OrderPlaced,
+    OrderPlaced, OrderProductReserved,
 };
 use schemas::stock::{
     StockEvent, StockReceived, StockReleased, StockReservationRefused, StockReserved,
@@ -48,7 +48,11 @@ async fn an_order_shows_what_was_placed_and_what_became_of_it() -> Result<(), Te
     let mut view = ViewTest::start(&database().await?, fold(Orders), &schemas::all()).await?;
     view.at(at());
     view.given("1", vec![placed("ada", &[300, 250])]).await?;
-    view.given("1", vec![OrderEvent::from(OrderConfirmed {})])
+    let reserved = OrderProductReserved {
+        product_id: "tea".to_owned(),
+        quantity: 2,
+    };
+    view.given::<OrderEvent>("1", vec![reserved.into(), OrderConfirmed {}.into()])
         .await?;
     let drafted = OrderDrafted {
         customer_id: "bob".to_owned(),
@@ -63,14 +67,15 @@ async fn an_order_shows_what_was_placed_and_what_became_of_it() -> Result<(), Te
         .await?;
     view.given("3", vec![placed("ada", &[5])]).await?;
     let reason = "out of stock".to_owned();
-    view.given::<OrderEvent>("3", vec![OrderCancelled { reason }.into()])
+    let products = Vec::new();
+    view.given::<OrderEvent>("3", vec![OrderCancelled { reason, products }.into()])
         .await?;
     let time = "2026-01-02T03:04:05.678+00:00";
     assert_eq!(
         view.rows().await?,
         [
             json!({"order_id": "1", "customer_id": "ada", "status": "confirmed", "currency": "EUR", "line_count": 2,
-                   "total_cents": 550, "placed_at": time, "updated_at": time, "version": 2}),
+                   "total_cents": 550, "placed_at": time, "updated_at": time, "version": 3}),
             json!({"order_id": "2", "customer_id": "bob", "status": "draft", "currency": "EUR", "line_count": 1,
                    "total_cents": 70, "placed_at": null, "updated_at": time, "version": 2}),
             json!({"order_id": "3", "customer_id": "ada", "status": "cancelled", "currency": "EUR", "line_count": 1,
@@ -142,6 +147,7 @@ async fn a_customers_total_counts_every_order_placed_and_is_never_reduced() -> R
             placed("ada", &[1]),
             OrderCancelled {
                 reason: String::new(),
+                products: Vec::new(),
             }
             .into(),
         ],
