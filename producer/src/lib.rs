@@ -24,7 +24,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// Every aggregate type that takes commands.
-pub const AGGREGATES: &[AggregateType] = &[AggregateType::of::<aggregates::order::Order>()];
+pub const AGGREGATES: &[AggregateType] = &[
+    AggregateType::of::<aggregates::order::Order>(),
+    AggregateType::of::<aggregates::stock::Stock>(),
+];
 
 /// Settings of the producer.
 #[derive(Debug, Clone, clap::Args)]

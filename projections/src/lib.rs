@@ -16,16 +16,17 @@ use millrace::projection::sink::{Sink, SinkConfig, SinkError, SinkOptions};
 use millrace::projection::{Decoder, Projector, fold, sql_projection, tally};
 use millrace::query::QueryBus;
 use millrace::rebuild::{self, RebuildConfig};
-use millrace::registry::{Registry, RegistryError};
+use millrace::registry::{RecordKind, Registry, RegistryError};
 use millrace::startup::wait_for;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use views::{customer_totals::CustomerTotals, event_log::EventLog, orders::Orders};
+use views::{customer_totals::CustomerTotals, event_log::EventLog, orders::Orders, stock::Stock};
 
 /// Every view; a new one is a line here.
 pub fn projections() -> Vec<Arc<dyn Projector>> {
     vec![
         fold(Orders).into(),
+        fold(Stock).into(),
         tally(CustomerTotals).into(),
         sql_projection(EventLog).into(),
     ]
@@ -199,8 +200,9 @@ async fn watch(
 fn topics() -> Vec<Topic> {
     schemas::all()
         .iter()
+        .filter(|set| set.kind == RecordKind::Event)
         .map(|set| Topic {
-            name: millrace::event::events_topic(set.aggregate),
+            name: set.topic(),
             kind: Kind::Events,
         })
         .collect()

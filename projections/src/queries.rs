@@ -12,6 +12,8 @@ pub fn queries() -> Queries {
     Queries::new()
         .query::<ListOrders>()
         .query::<GetOrder>()
+        .query::<ListStock>()
+        .query::<GetStock>()
         .query::<ListCustomerTotals>()
         .query::<GetCustomerTotal>()
         .query::<ListEvents>()
@@ -101,6 +103,82 @@ impl Query for GetOrder {
         .await?
         .ok_or_else(|| QueryError::NotFound {
             what: "order",
+            id: self.id.clone(),
+        })
+    }
+}
+
+/// What there is of a product; available + reserved + shipped out = received.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, sqlx::FromRow)]
+pub struct Stock {
+    /// Which product.
+    pub product_id: String,
+    /// All that ever came in; 0 where the product is not tracked.
+    pub received: i64,
+    /// What can be reserved.
+    pub available: i64,
+    /// What is set aside for orders.
+    pub reserved: i64,
+    /// What left.
+    pub shipped_out: i64,
+    /// What orders reserved before the product was tracked; in none of the numbers above.
+    pub untracked: i64,
+    /// How many reservations were refused.
+    pub refusals: i64,
+    /// Time of its newest event.
+    pub updated_at: DateTime<Utc>,
+    /// Version of the aggregate that the row shows.
+    pub version: i64,
+}
+
+/// Products by id.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListStock {}
+
+impl Query for ListStock {
+    const VIEW: &'static str = "stock";
+    const SHAPE: Shape = Shape::List;
+    type Answer = Listed<Stock>;
+
+    async fn run(&self, page: &Page, db: &mut PgConnection) -> Result<Self::Answer, QueryError> {
+        let rows: Vec<Stock> = sqlx::query_as(
+            "SELECT product_id, received, available, reserved, shipped_out, untracked, refusals,
+                    updated_at, version
+             FROM views.stock WHERE ($1 IS NULL OR product_id > $1) ORDER BY product_id LIMIT $2",
+        )
+        .bind(page.key::<String>("stock")?)
+        .bind(page.fetch_limit())
+        .fetch_all(db)
+        .await?;
+        Ok(page.listed("stock", rows, |row| row.product_id.clone()))
+    }
+}
+
+/// One product.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GetStock {
+    /// Its id.
+    pub id: String,
+}
+
+impl Query for GetStock {
+    const VIEW: &'static str = "stock";
+    const SHAPE: Shape = Shape::One;
+    type Answer = Stock;
+
+    async fn run(&self, _: &Page, db: &mut PgConnection) -> Result<Stock, QueryError> {
+        sqlx::query_as(
+            "SELECT product_id, received, available, reserved, shipped_out, untracked, refusals,
+                    updated_at, version
+             FROM views.stock WHERE product_id = $1",
+        )
+        .bind(&self.id)
+        .fetch_optional(db)
+        .await?
+        .ok_or_else(|| QueryError::NotFound {
+            what: "product",
             id: self.id.clone(),
         })
     }

@@ -4,6 +4,7 @@
 //! change a new record. `tests/contract.rs` ties every struct to its newest file.
 
 pub mod order;
+pub mod stock;
 
 use millrace::registry::SchemaSet;
 
@@ -13,5 +14,8 @@ pub fn all() -> Vec<SchemaSet> {
         SchemaSet::of::<order::OrderEvent>(),
         SchemaSet::of_commands::<order::OrderCommand>(),
         SchemaSet::of_replies::<order::OrderCommand>(),
+        SchemaSet::of::<stock::StockEvent>(),
+        SchemaSet::of_commands::<stock::StockCommand>(),
+        SchemaSet::of_replies::<stock::StockCommand>(),
     ]
 }

@@ -1,8 +1,9 @@
 //! The view `event_log`: every event of every aggregate as JSON, for `GET /events/list`.
 
-use millrace::event::{Recorded, events_topic};
+use millrace::event::Recorded;
 use millrace::projection::sql::PgConnection;
 use millrace::projection::{Dynamic, SqlError, SqlProjection, Start};
+use millrace::registry::{RecordKind, SchemaSet};
 
 /// Keeps all events in their writers' shape.
 pub struct EventLog;
@@ -16,7 +17,8 @@ impl SqlProjection for EventLog {
     fn topics(&self) -> Vec<String> {
         schemas::all()
             .iter()
-            .map(|set| events_topic(set.aggregate))
+            .filter(|set| set.kind == RecordKind::Event)
+            .map(SchemaSet::topic)
             .collect()
     }
 

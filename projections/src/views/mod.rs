@@ -3,3 +3,4 @@
 pub mod customer_totals;
 pub mod event_log;
 pub mod orders;
+pub mod stock;

@@ -11,10 +11,13 @@ millrace::commands! {
         DraftOrder [1],
         AddItem [1],
         PlaceOrder [1],
+        RecordReservation [1],
+        RecordShortage [1],
         ConfirmOrder [1],
         ShipOrder [1],
         DeliverOrder [1],
         CancelOrder [1],
+        ExpireOrder [1],
     }
 }
 
@@ -64,6 +67,28 @@ pub struct PlaceOrder {
     pub lines: Vec<OrderLine>,
 }
 
+/// The stock of a product has set aside what the order asks for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordReservation {
+    /// Which product.
+    pub product_id: String,
+    /// How many.
+    pub quantity: i64,
+}
+
+/// The stock of a product has less than the order asks for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordShortage {
+    /// Which product.
+    pub product_id: String,
+    /// How many were asked for.
+    pub quantity: i64,
+    /// What there was instead.
+    pub available: i64,
+}
+
 /// Goods and money are settled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,3 +115,8 @@ pub struct CancelOrder {
     /// Why, for a person to read.
     pub reason: String,
 }
+
+/// Ends an order that was not confirmed in time; one that was, or that has ended, stays as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExpireOrder {}

@@ -1,5 +1,7 @@
 //! Events of an order: draft -> items added -> placed -> confirmed -> shipped -> delivered, or cancelled.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -9,10 +11,11 @@ millrace::events! {
         OrderDrafted [1],
         OrderItemAdded [1],
         OrderPlaced [1, 2],
+        OrderProductReserved [1],
         OrderConfirmed [1],
-        OrderShipped [1],
+        OrderShipped [1, 2],
         OrderDelivered [1],
-        OrderCancelled [1],
+        OrderCancelled [1, 2],
     }
     retired { OrderSubmitted [1] => OrderPlaced }
 }
@@ -77,6 +80,42 @@ pub enum Coordination {
     Orchestration,
 }
 
+/// How much of a product an order has in all its lines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProductQuantity {
+    /// Which product.
+    pub product_id: String,
+    /// How many, at least 1.
+    pub quantity: i64,
+}
+
+impl ProductQuantity {
+    /// What these lines ask for, by product id: each product once, with the sum over its lines.
+    pub fn of(lines: &[OrderLine]) -> Vec<Self> {
+        let mut quantities: BTreeMap<&str, i64> = BTreeMap::new();
+        for line in lines {
+            let sum = quantities.entry(&line.product_id).or_default();
+            *sum = sum.saturating_add(line.quantity);
+        }
+        quantities
+            .into_iter()
+            .map(|(product_id, quantity)| Self {
+                product_id: product_id.to_owned(),
+                quantity,
+            })
+            .collect()
+    }
+}
+
+/// All that the order asks for of one product is set aside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OrderProductReserved {
+    /// Which product.
+    pub product_id: String,
+    /// How many: the sum over the order's lines.
+    pub quantity: i64,
+}
+
 /// Goods and money are settled; the order may be shipped.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OrderConfirmed {}
@@ -87,6 +126,9 @@ pub struct OrderShipped {
     /// The carrier's code, where there is one.
     #[serde(default)]
     pub tracking_code: Option<String>,
+    /// What is in it, by product; since version 2, empty in events of version 1.
+    #[serde(default)]
+    pub products: Vec<ProductQuantity>,
 }
 
 /// The customer has the parcel.
@@ -98,6 +140,10 @@ pub struct OrderDelivered {}
 pub struct OrderCancelled {
     /// Why, for a person to read.
     pub reason: String,
+    /// What was ordered, by product, and may be set aside; empty if the order was a draft. Since version 2, empty in
+    /// events of version 1.
+    #[serde(default)]
+    pub products: Vec<ProductQuantity>,
 }
 
 /// Retired: what [`OrderPlaced`] was before lines carried their own totals.

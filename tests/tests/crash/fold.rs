@@ -116,6 +116,7 @@ pub(super) async fn fold(journal: &[Event], decoder: &mut Decoder) -> Result<Exp
                 let sum = totals.entry(order.customer_id.clone()).or_default();
                 *sum = (sum.0 + 1, sum.1 + total);
             }
+            "OrderProductReserved" => {}
             "OrderConfirmed" => "confirmed".clone_into(&mut order.status),
             "OrderShipped" => "shipped".clone_into(&mut order.status),
             "OrderDelivered" => "delivered".clone_into(&mut order.status),

@@ -3,10 +3,16 @@
 use chrono::{DateTime, Utc};
 use millrace::projection::{fold, sql_projection, tally};
 use millrace::testing::view::{TestError, ViewTest};
-use projections::views::{customer_totals::CustomerTotals, event_log::EventLog, orders::Orders};
+use projections::views::{
+    customer_totals::CustomerTotals, event_log::EventLog, orders::Orders, stock::Stock,
+};
 use schemas::order::{
     OrderCancelled, OrderConfirmed, OrderDrafted, OrderEvent, OrderItemAdded, OrderLine,
-    OrderPlaced,
+    OrderPlaced, OrderProductReserved,
+};
+use schemas::stock::{
+    StockEvent, StockReceived, StockReleased, StockReservationRefused, StockReserved,
+    StockShippedOut,
 };
 use serde_json::json;
 use tests::servers::Servers;
@@ -42,7 +48,11 @@ async fn an_order_shows_what_was_placed_and_what_became_of_it() -> Result<(), Te
     let mut view = ViewTest::start(&database().await?, fold(Orders), &schemas::all()).await?;
     view.at(at());
     view.given("1", vec![placed("ada", &[300, 250])]).await?;
-    view.given("1", vec![OrderEvent::from(OrderConfirmed {})])
+    let reserved = OrderProductReserved {
+        product_id: "tea".to_owned(),
+        quantity: 2,
+    };
+    view.given::<OrderEvent>("1", vec![reserved.into(), OrderConfirmed {}.into()])
         .await?;
     let drafted = OrderDrafted {
         customer_id: "bob".to_owned(),
@@ -57,18 +67,69 @@ async fn an_order_shows_what_was_placed_and_what_became_of_it() -> Result<(), Te
         .await?;
     view.given("3", vec![placed("ada", &[5])]).await?;
     let reason = "out of stock".to_owned();
-    view.given::<OrderEvent>("3", vec![OrderCancelled { reason }.into()])
+    let products = Vec::new();
+    view.given::<OrderEvent>("3", vec![OrderCancelled { reason, products }.into()])
         .await?;
     let time = "2026-01-02T03:04:05.678+00:00";
     assert_eq!(
         view.rows().await?,
         [
             json!({"order_id": "1", "customer_id": "ada", "status": "confirmed", "currency": "EUR", "line_count": 2,
-                   "total_cents": 550, "placed_at": time, "updated_at": time, "version": 2}),
+                   "total_cents": 550, "placed_at": time, "updated_at": time, "version": 3}),
             json!({"order_id": "2", "customer_id": "bob", "status": "draft", "currency": "EUR", "line_count": 1,
                    "total_cents": 70, "placed_at": null, "updated_at": time, "version": 2}),
             json!({"order_id": "3", "customer_id": "ada", "status": "cancelled", "currency": "EUR", "line_count": 1,
                    "total_cents": 5, "placed_at": time, "updated_at": time, "version": 2}),
+        ]
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_products_stock_is_available_reserved_or_shipped_out() -> Result<(), TestError> {
+    let mut view = ViewTest::start(&database().await?, fold(Stock), &schemas::all()).await?;
+    view.at(at());
+    let reserved = |order: &str, quantity, tracked| {
+        StockEvent::from(StockReserved {
+            order_id: order.to_owned(),
+            quantity,
+            tracked,
+        })
+    };
+    let order_id = |order: &str| order.to_owned();
+    view.given(
+        "tea",
+        vec![
+            reserved("0", 4, false),
+            StockReceived { quantity: 10 }.into(),
+            reserved("1", 2, true),
+            reserved("2", 3, true),
+            reserved("3", 1, true),
+        ],
+    )
+    .await?;
+    let refused = StockReservationRefused {
+        order_id: order_id("4"),
+        quantity: 9,
+        available: 4,
+    };
+    view.given::<StockEvent>("tea", vec![refused.into()])
+        .await?;
+    let (order_id, quantity) = (order_id("1"), 2);
+    view.given::<StockEvent>("tea", vec![StockReleased { order_id, quantity }.into()])
+        .await?;
+    let (order_id, quantity) = ("2".to_owned(), 3);
+    view.given::<StockEvent>("tea", vec![StockShippedOut { order_id, quantity }.into()])
+        .await?;
+    view.given("cup", vec![reserved("0", 4, false)]).await?;
+    let time = "2026-01-02T03:04:05.678+00:00";
+    assert_eq!(
+        view.rows().await?,
+        [
+            json!({"product_id": "cup", "received": 0, "available": 0, "reserved": 0, "shipped_out": 0,
+                   "untracked": 4, "refusals": 0, "updated_at": time, "version": 1}),
+            json!({"product_id": "tea", "received": 10, "available": 6, "reserved": 1, "shipped_out": 3,
+                   "untracked": 4, "refusals": 1, "updated_at": time, "version": 8}),
         ]
     );
     Ok(())
@@ -86,6 +147,7 @@ async fn a_customers_total_counts_every_order_placed_and_is_never_reduced() -> R
             placed("ada", &[1]),
             OrderCancelled {
                 reason: String::new(),
+                products: Vec::new(),
             }
             .into(),
         ],
