@@ -25,4 +25,5 @@ pub mod rebuild;
 pub mod registry;
 pub mod relay;
 pub mod startup;
+pub mod telemetry;
 pub mod testing;

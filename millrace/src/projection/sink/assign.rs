@@ -9,6 +9,7 @@ use std::time::Duration;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::KafkaResult;
+use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use sqlx::{Connection, PgConnection};
@@ -19,6 +20,7 @@ use super::{Health, SinkConfig, SinkError, crash_point, database, reader};
 use crate::projection::checkpoint::{self, Beginning, Checkpoint};
 use crate::projection::reset::{self, Committed, Verdict};
 use crate::projection::{Build, Decoder, Projector, Start, builds};
+use crate::telemetry::sinks::Observed;
 
 /// Topic and partition.
 pub(super) type Key = (String, i32);
@@ -33,6 +35,7 @@ pub(super) struct Core {
     pub(super) holder: String,
     pub(super) runtime: Handle,
     pub(super) health: Arc<Health>,
+    pub(super) observed: Observed,
     pub(super) shutdown: CancellationToken,
     state: Mutex<State>,
     /// Set by the callback when partitions went away: what was polled for them must go too.
@@ -72,6 +75,7 @@ impl Core {
     ) -> Self {
         Self {
             batch_records: AtomicUsize::new(config.options.view_batch_records as usize),
+            observed: Observed::of(projector.name(), &projector.group()),
             config,
             projector,
             decoder,
@@ -88,6 +92,18 @@ impl Core {
         self.state
             .lock()
             .expect("only the sink's own thread locks its state")
+    }
+
+    /// Where each partition that we claimed stands.
+    fn next(&self) -> BTreeMap<Key, i64> {
+        let state = self.state();
+        let next = state.held.iter().filter_map(|(key, held)| match held {
+            Held::Running(claim) | Held::Doubtful(claim) | Held::Stopped(claim) => {
+                Some((key.clone(), claim.next))
+            }
+            Held::Unclaimed => None,
+        });
+        next.collect()
     }
 
     /// Runs a step on the connection, which is given up if the step fails: its state is unknown then.
@@ -375,7 +391,12 @@ impl Core {
 /// The consumer's context: it leads back to the sink.
 pub(super) struct Context(pub(super) Arc<Core>);
 
-impl ClientContext for Context {}
+impl ClientContext for Context {
+    fn stats(&self, statistics: Statistics) {
+        let hung = self.0.observed.group.consumed(&statistics, &self.0.next());
+        self.0.health.set_hung(hung);
+    }
+}
 
 impl ConsumerContext for Context {
     fn rebalance(

@@ -16,6 +16,7 @@ use super::{SinkError, crash_point, reader};
 use crate::log::client;
 use crate::projection::checkpoint::{self, Checkpoint, Move};
 use crate::projection::{Applied, ApplyError, Record, builds, is_outage};
+use crate::telemetry;
 
 /// How often pause, requests and claims that wait are looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -59,6 +60,10 @@ fn session(core: &Arc<Core>) -> Result<(), SinkError> {
     let topics = core.projector.topics();
     let consumer: BaseConsumer<Context> =
         client::consumer(&core.config.kafka, &core.projector.group(), "error")
+            .set(
+                "statistics.interval.ms",
+                telemetry::consumers::STATISTICS_MS,
+            )
             .create_with_context(Context(core.clone()))?;
     consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
     let mut session = Session {
@@ -467,6 +472,8 @@ impl Session<'_> {
         for claim in self.running() {
             let _ = add_commit(&mut list, &claim, claim.next);
         }
+        self.core.observed.group.left();
+        self.core.health.set_hung(Vec::new());
         if list.count() > 0
             && let Err(error) = self.consumer.commit(&list, CommitMode::Sync)
         {
@@ -518,6 +525,7 @@ fn write(
 ) -> Result<Outcome, SinkError> {
     let build = core.state().build.clone().ok_or(sqlx::Error::RowNotFound)?;
     let moves: Vec<Move> = moves.values().cloned().collect();
+    let writing = core.observed.begin(records);
     core.on_database(async |conn| {
         crash_point("sink.before-checkpoint");
         let mut tx = conn.begin().await?;
@@ -535,6 +543,7 @@ fn write(
         crash_point("sink.before-commit");
         tx.commit().await?;
         crash_point("sink.after-commit");
+        core.observed.end(writing, &applied, &moves);
         Ok(Outcome::Written(applied))
     })
 }
