@@ -11,7 +11,7 @@
 //! between the last stable offset and the end is a figure of its own, and one that stands still for longer than any
 //! transaction of ours may last is called hung.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
@@ -96,6 +96,16 @@ struct Pace {
     falls_per_s: f64,
 }
 
+/// How far a consumer is with a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Offset of the next record; everything before is done.
+    pub next: i64,
+    /// True if all that the client handed out is done: then the client's own position, which goes over transaction
+    /// markers too, counts.
+    pub settled: bool,
+}
+
 /// A partition whose last stable offset has not moved for [`HUNG_AFTER`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hung {
@@ -134,17 +144,18 @@ impl Group {
         self.state.lock().expect("no holder of the lock panics")
     }
 
-    /// To be called from the consumer context's `stats`: `next` says of each partition that the consumer has what its
-    /// next record is, everything before being done. Answers with the partitions where a transaction hangs.
+    /// To be called from the consumer context's `stats`, with every partition that the consumer has. Answers with those
+    /// where a transaction hangs.
     pub fn consumed(
         &self,
         statistics: &Statistics,
-        next: &BTreeMap<(String, i32), i64>,
+        positions: &BTreeMap<(String, i32), Position>,
     ) -> Vec<Hung> {
         let mut state = self.state();
-        let held: BTreeSet<&Key> = next.keys().collect();
-        state.partitions.retain(|key, _| held.contains(key));
-        for (key, next) in next {
+        state
+            .partitions
+            .retain(|key, _| positions.contains_key(key));
+        for (key, position) in positions {
             let fetched = statistics
                 .topics
                 .get(&key.0)
@@ -154,7 +165,7 @@ impl Group {
                     .partitions
                     .entry(key.clone())
                     .or_insert_with(Partition::new)
-                    .saw(fetched, *next);
+                    .saw(fetched, *position);
             }
         }
         state.keep_pace();
@@ -194,15 +205,13 @@ impl Partition {
         }
     }
 
-    fn saw(&mut self, fetched: &Fetched, next: i64) {
+    fn saw(&mut self, fetched: &Fetched, position: Position) {
         let (stable, end) = (fetched.ls_offset, fetched.hi_offset);
-        // Met: the client has handed out everything up to there. Done: and nothing of it is still being worked on.
-        let met = fetched.eof_offset >= stable;
-        let done = fetched.app_offset <= next;
-        self.lag = if met && done {
-            0
-        } else {
-            (stable - next).max(0)
+        // The client has handed out everything up to the end, or has met the end without anything to hand out.
+        let met = fetched.app_offset >= stable || fetched.eof_offset >= stable;
+        self.lag = match met && position.settled {
+            true => 0,
+            false => (stable - position.next).max(0),
         };
         if self.lag == 0 {
             self.caught_up_at = Some(Instant::now());
@@ -351,8 +360,9 @@ mod tests {
         statistics
     }
 
-    fn at(next: i64) -> BTreeMap<Key, i64> {
-        BTreeMap::from([(("counter.events".to_owned(), 3), next)])
+    fn at(next: i64, settled: bool) -> BTreeMap<Key, Position> {
+        let position = Position { next, settled };
+        BTreeMap::from([(("counter.events".to_owned(), 3), position)])
     }
 
     fn lag(group: &Group) -> i64 {
@@ -363,12 +373,12 @@ mod tests {
     fn a_marker_behind_the_last_record_is_no_lag_but_a_record_in_work_is() {
         let group = Group::of("g");
         // Records 0 to 9 and a marker at 10; the client met the end, but the batch with record 9 is not written yet.
-        group.consumed(&fetched(11, 11, 11, 10), &at(9));
+        group.consumed(&fetched(11, 11, 11, 11), &at(9, false));
         assert_eq!(lag(&group), 2);
-        group.consumed(&fetched(11, 11, 11, 10), &at(10));
+        group.consumed(&fetched(11, 11, 11, 11), &at(10, true));
         assert_eq!(lag(&group), 0);
         // More came and was not fetched yet.
-        group.consumed(&fetched(20, 20, 11, 10), &at(10));
+        group.consumed(&fetched(20, 20, 11, 10), &at(10, true));
         assert_eq!(lag(&group), 10);
     }
 
@@ -380,20 +390,20 @@ mod tests {
                 partition.open_since = Instant::now().checked_sub(HUNG_AFTER);
             }
         };
-        assert_eq!(group.consumed(&fetched(10, 15, 10, 10), &at(10)), []);
+        assert_eq!(group.consumed(&fetched(10, 15, 10, 10), &at(10, true)), []);
         long_ago(&group);
-        let hung = group.consumed(&fetched(10, 17, 10, 10), &at(10));
+        let hung = group.consumed(&fetched(10, 17, 10, 10), &at(10, true));
         assert!(hung[0].reason.contains("find-hanging"), "{hung:?}");
         assert_eq!(hung[0].partition, 3);
-        assert_eq!(group.consumed(&fetched(12, 17, 12, 12), &at(12)), []);
+        assert_eq!(group.consumed(&fetched(12, 17, 12, 12), &at(12, true)), []);
         long_ago(&group);
-        assert_eq!(group.consumed(&fetched(17, 17, 17, 17), &at(17)), []);
+        assert_eq!(group.consumed(&fetched(17, 17, 17, 17), &at(17, true)), []);
     }
 
     #[test]
     fn a_partition_that_is_gone_has_no_series() {
         let group = Group::of_view("gone", "millrace.view.gone");
-        group.consumed(&fetched(20, 20, 5, 5), &at(5));
+        group.consumed(&fetched(20, 20, 5, 5), &at(5, true));
         let written = || {
             let mut out = String::new();
             write(&mut out);

@@ -108,3 +108,115 @@ pub fn render() -> String {
     consumers::write(&mut text);
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    fn read(path: &str) -> String {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        std::fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// Everything in a query that is named as a metric is; `up` is Prometheus' own.
+    fn metrics_of(query: &str) -> BTreeSet<&str> {
+        query
+            .split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'))
+            .filter(|word| word.starts_with("millrace_") || word.starts_with("process_"))
+            .collect()
+    }
+
+    fn known() -> BTreeSet<String> {
+        let process = [
+            "process_resident_memory_bytes",
+            "process_cpu_seconds_total",
+            "process_threads",
+        ];
+        declared()
+            .flat_map(Metric::series)
+            .chain(process.map(str::to_owned))
+            .collect()
+    }
+
+    fn check(place: &str, query: &str, used: &mut BTreeSet<String>) {
+        for name in metrics_of(query) {
+            assert!(known().contains(name), "{place}: {name} is not declared");
+            used.insert(name.to_owned());
+        }
+    }
+
+    #[test]
+    fn every_query_of_the_dashboard_and_the_alerts_refers_to_declared_metrics() {
+        let dashboard: Value =
+            serde_json::from_str(&read("ops/grafana/dashboards/millrace.json")).unwrap();
+        let mut used = BTreeSet::new();
+        for panel in dashboard["panels"].as_array().unwrap() {
+            let title = panel["title"].as_str().unwrap();
+            for target in panel["targets"].as_array().into_iter().flatten() {
+                let query = target["expr"].as_str().unwrap();
+                assert!(!metrics_of(query).is_empty(), "{title}: {query}");
+                check(title, query, &mut used);
+            }
+        }
+        for metric in declared() {
+            let shown = metric.series().iter().any(|series| used.contains(series));
+            assert!(shown, "the dashboard does not show {}", metric.name);
+        }
+        let alerts = read("ops/alerts.yml");
+        let of = |name: &str| {
+            let lines = alerts
+                .lines()
+                .map(|line| line.trim().trim_start_matches("- "));
+            lines
+                .filter_map(|line| line.strip_prefix(name))
+                .collect::<Vec<_>>()
+        };
+        let (names, queries, actions) = (of("alert: "), of("expr: "), of("action: "));
+        assert!(names.len() >= 10);
+        assert_eq!((names.len(), names.len()), (queries.len(), actions.len()));
+        for (name, query) in names.into_iter().zip(queries) {
+            assert!(
+                !metrics_of(query).is_empty() || query.starts_with("up"),
+                "{name}"
+            );
+            check(name, query, &mut used);
+        }
+    }
+
+    #[test]
+    fn the_guide_lists_every_metric_with_its_labels_and_its_meaning() {
+        let guide = read("docs/operations.md");
+        let rows: BTreeSet<&str> = guide
+            .lines()
+            .filter(|line| line.starts_with("| `millrace_"))
+            .collect();
+        let wanted: BTreeSet<String> = declared()
+            .map(|metric| {
+                let labels: Vec<String> = metric
+                    .labels
+                    .iter()
+                    .map(|label| format!("`{label}`"))
+                    .collect();
+                let kind = format!("{:?}", metric.kind).to_lowercase();
+                format!(
+                    "| `{}` | {kind} | {} | {} |",
+                    metric.name,
+                    labels.join(" "),
+                    metric.help
+                )
+            })
+            .collect();
+        let wanted: BTreeSet<&str> = wanted.iter().map(String::as_str).collect();
+        let missing: Vec<_> = wanted.difference(&rows).collect();
+        let wrong: Vec<_> = rows.difference(&wanted).collect();
+        assert!(
+            missing.is_empty() && wrong.is_empty(),
+            "missing {missing:#?}\nnot so {wrong:#?}"
+        );
+    }
+}

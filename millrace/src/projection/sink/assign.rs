@@ -20,6 +20,7 @@ use super::{Health, SinkConfig, SinkError, crash_point, database, reader};
 use crate::projection::checkpoint::{self, Beginning, Checkpoint};
 use crate::projection::reset::{self, Committed, Verdict};
 use crate::projection::{Build, Decoder, Projector, Start, builds};
+use crate::telemetry::consumers::Position;
 use crate::telemetry::sinks::Observed;
 
 /// Topic and partition.
@@ -40,6 +41,8 @@ pub(super) struct Core {
     state: Mutex<State>,
     /// Set by the callback when partitions went away: what was polled for them must go too.
     pub(super) revoked: AtomicBool,
+    /// Records were polled that are not written yet.
+    pub(super) pending: AtomicBool,
     /// Most records of a batch for now: halved by one that took too long, doubled by one that did not.
     pub(super) batch_records: AtomicUsize,
 }
@@ -85,6 +88,7 @@ impl Core {
             shutdown,
             state: Mutex::default(),
             revoked: AtomicBool::new(false),
+            pending: AtomicBool::new(false),
         }
     }
 
@@ -95,15 +99,20 @@ impl Core {
     }
 
     /// Where each partition that we claimed stands.
-    fn next(&self) -> BTreeMap<Key, i64> {
+    fn positions(&self) -> BTreeMap<Key, Position> {
+        let settled = !self.pending.load(Ordering::Relaxed);
         let state = self.state();
-        let next = state.held.iter().filter_map(|(key, held)| match held {
-            Held::Running(claim) | Held::Doubtful(claim) | Held::Stopped(claim) => {
-                Some((key.clone(), claim.next))
-            }
-            Held::Unclaimed => None,
+        let positions = state.held.iter().filter_map(|(key, held)| {
+            let (claim, settled) = match held {
+                Held::Running(claim) => (claim, settled),
+                // What was polled of them was thrown away.
+                Held::Doubtful(claim) | Held::Stopped(claim) => (claim, false),
+                Held::Unclaimed => return None,
+            };
+            let next = claim.next;
+            Some((key.clone(), Position { next, settled }))
         });
-        next.collect()
+        positions.collect()
     }
 
     /// Runs a step on the connection, which is given up if the step fails: its state is unknown then.
@@ -393,7 +402,11 @@ pub(super) struct Context(pub(super) Arc<Core>);
 
 impl ClientContext for Context {
     fn stats(&self, statistics: Statistics) {
-        let hung = self.0.observed.group.consumed(&statistics, &self.0.next());
+        let hung = self
+            .0
+            .observed
+            .group
+            .consumed(&statistics, &self.0.positions());
         self.0.health.set_hung(hung);
     }
 }

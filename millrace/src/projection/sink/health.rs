@@ -105,6 +105,13 @@ impl Health {
         self.state().hung = hung;
     }
 
+    /// Where a transaction hangs, and what to do about it.
+    pub(super) fn hung(&self) -> BTreeMap<(String, i32), String> {
+        let state = self.state();
+        let entry = |hung: &Hung| ((hung.topic.clone(), hung.partition), hung.reason.clone());
+        state.hung.iter().map(entry).collect()
+    }
+
     pub(super) fn set_paused(&self, paused: bool) {
         self.state().paused = paused;
     }

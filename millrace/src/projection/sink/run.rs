@@ -54,6 +54,7 @@ fn session(core: &Arc<Core>) -> Result<(), SinkError> {
     }
     core.health.set_paused(false);
     let mut state = core.state();
+    core.pending.store(false, Ordering::Relaxed);
     state.held.clear();
     state.gone.clear();
     drop(state);
@@ -73,6 +74,7 @@ fn session(core: &Arc<Core>) -> Result<(), SinkError> {
         batch: Vec::new(),
         bytes: 0,
         ticked: Instant::now(),
+        hung: BTreeSet::new(),
     };
     let ended = session.run();
     session.leave();
@@ -95,6 +97,8 @@ pub(super) struct Session<'c> {
     batch: Vec<Record>,
     bytes: usize,
     ticked: Instant,
+    /// Partitions whose hanging transaction is written down.
+    pub(super) hung: BTreeSet<Key>,
 }
 
 /// Why a partition stops once the records before the offset are written.
@@ -170,6 +174,7 @@ impl Session<'_> {
             Ok(Some(record)) => {
                 self.bytes += record.size();
                 self.batch.push(record);
+                self.core.pending.store(true, Ordering::Relaxed);
                 Ok(true)
             }
             Err(KafkaError::PartitionEOF(_)) => Ok(true),
@@ -275,6 +280,7 @@ impl Session<'_> {
             let moves = self.moves();
             if moves.is_empty() {
                 self.batch.clear();
+                self.core.pending.store(false, Ordering::Relaxed);
                 self.bytes = 0;
                 break;
             }
@@ -411,6 +417,7 @@ impl Session<'_> {
         }
         drop(state);
         self.batch.clear();
+        self.core.pending.store(false, Ordering::Relaxed);
         self.bytes = 0;
         if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
             tracing::debug!(view = self.core.projector.name(), %error, "kafka commit failed");
