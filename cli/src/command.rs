@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::telemetry::Voice;
 use crate::{env, events, journal, parked, roles, schemas, send, status, tail, topics, views};
 
 /// Kafka-native event sourcing and CQRS: run the roles, send commands, look and operate.
@@ -31,6 +32,14 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// What it logs: a role runs until it is told to end, everything else ends by itself.
+    pub(crate) fn voice(&self) -> Voice {
+        match self {
+            Self::Up(_) | Self::Producer(_) | Self::Projections(_) => Voice::Role,
+            _ => Voice::Command,
+        }
+    }
+
     /// Runs it; `Err` is exit 1 with the reason.
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         match self {

@@ -26,12 +26,17 @@ const MILLRACE_URL: &str = "http://127.0.0.1:8080";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    telemetry::start();
-    match command::Command::parse().run().await {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("millrace: {error:#}");
-            ExitCode::FAILURE
+    let command = command::Command::parse();
+    let ended = match telemetry::start(command.voice()) {
+        Ok(traces) => {
+            let ended = command.run().await;
+            traces.end().await;
+            ended
         }
-    }
+        Err(error) => Err(error),
+    };
+    ended.unwrap_or_else(|error| {
+        eprintln!("millrace: {error:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -230,6 +230,7 @@ async fn run(
             args.listen
         )
     })?;
+    millrace::telemetry::install().context("metrics")?;
     let shutdown = CancellationToken::new();
     tokio::spawn(watch_signals(shutdown.clone())?);
     let health = Health::default();

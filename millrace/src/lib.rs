@@ -26,5 +26,6 @@ pub mod rebuild;
 pub mod registry;
 pub mod relay;
 pub mod startup;
+pub mod telemetry;
 pub mod testing;
 pub mod time;

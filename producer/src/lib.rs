@@ -19,6 +19,7 @@ use millrace::log::topics::{self, Kind, Topic, TopicError};
 use millrace::registry::{Registry, RegistryError};
 use millrace::relay::{Relay, RelayConfig, RelayError, RelayRole, RelayStatus};
 use millrace::startup::wait_for;
+use millrace::telemetry;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -142,6 +143,15 @@ pub async fn start(
     starting.ready();
     let relay = Relay::new(config.relay, config.kafka, config.journal);
     let status = relay.status();
+    tokio::spawn(telemetry::journal::watch(
+        journal.pool().clone(),
+        shutdown.clone(),
+    ));
+    tokio::spawn(telemetry::relay::watch(
+        status.clone(),
+        journal.pool().clone(),
+        shutdown.clone(),
+    ));
     tokio::spawn(watch_journal(
         health.component("journal"),
         journal,

@@ -18,6 +18,7 @@ use millrace::query::QueryBus;
 use millrace::rebuild::{self, RebuildConfig};
 use millrace::registry::{RecordKind, Registry, RegistryError};
 use millrace::startup::wait_for;
+use millrace::telemetry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use views::{customer_totals::CustomerTotals, event_log::EventLog, orders::Orders, stock::Stock};
@@ -129,6 +130,10 @@ pub async fn start(
         views: config.views,
         options: config.sink,
     };
+    tokio::spawn(telemetry::views::watch(
+        sink_config.views.clone(),
+        shutdown.clone(),
+    ));
     let mut sinks = Vec::new();
     for projector in &projectors {
         let component = health.component(&format!("view {}", projector.name()));

@@ -18,6 +18,7 @@ use crate::event::Event;
 use crate::journal::{Journal, load};
 use crate::position::JournalPosition;
 use crate::registry::Registry;
+use crate::telemetry::commands::Observed;
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, CommandError>> + Send + 'a>>;
 
@@ -113,6 +114,7 @@ pub trait Node: Send + Sync {
 
 struct TypedNode<A: Aggregate> {
     handler: CommandHandler<A>,
+    observed: Observed,
     side: WriteSide,
 }
 
@@ -121,8 +123,9 @@ impl<A: Aggregate> Node for TypedNode<A> {
         self.handler.submit(envelope)
     }
 
-    fn handle(&self, envelope: Envelope) -> Answer<'_, Accepted> {
-        Box::pin(self.handler.handle(envelope))
+    fn handle(&self, mut envelope: Envelope) -> Answer<'_, Accepted> {
+        let seen = self.observed.begin(&mut envelope);
+        Box::pin(async move { seen.end(self.handler.handle(envelope).await) })
     }
 
     fn history(&self, id: String, after_sequence: i64, limit: i64) -> Answer<'_, HistoryPage> {
@@ -265,6 +268,7 @@ impl AggregateType {
             start: |side| {
                 Arc::new(TypedNode::<A> {
                     handler: CommandHandler::start(side),
+                    observed: Observed::of(A::Event::AGGREGATE),
                     side: side.clone(),
                 })
             },

@@ -28,6 +28,8 @@ use crate::event::{Event, events_topic};
 use crate::journal::append::{Append, Appended, Confirmation, append, confirm};
 use crate::journal::load::{self, LoadError, Outcome, StoredEvent};
 use crate::position::{JournalPosition, Token, partition_of};
+use crate::telemetry::journal::Appending;
+use crate::telemetry::trace;
 
 /// Bytes of events after which a round takes no more commands: a statement has a limit of 1 GB, and memory too.
 const ROUND_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -228,7 +230,9 @@ impl<'w, A: Aggregate> Round<'w, A> {
                 job.doubt = Some(job.doubt.unwrap_or(below).min(below));
             }
         }
+        let appending = self.appending(&appends);
         let appended = append(connection, A::Event::AGGREGATE, &appends).await?;
+        self.writer.observed.end(appending);
         fail_point!("journal.after-append");
         self.writer.side.appended.notify_one();
         for work in appends {
@@ -249,6 +253,20 @@ impl<'w, A: Aggregate> Round<'w, A> {
             }
         }
         Ok(appended)
+    }
+
+    /// What the metrics and traces say of an append.
+    fn appending(&self, appends: &[Append]) -> Appending {
+        let events = appends.iter().map(|one| one.events.len()).sum();
+        let accepted = self
+            .jobs()
+            .zip(&self.decisions)
+            .filter_map(|(job, decision)| {
+                matches!(decision, Decision::Accept { .. })
+                    .then_some(job.envelope.traceparent.as_deref())
+            });
+        let spans = trace::appending(accepted);
+        self.writer.observed.begin(events, spans)
     }
 
     /// Which of the answers that wrote no event still stand, by index of the job.

@@ -16,7 +16,9 @@ use crate::aggregate::Aggregate;
 use crate::command::handler::WriteSide;
 use crate::command::round::Round;
 use crate::command::{Accepted, CommandError, Envelope};
+use crate::event::Event;
 use crate::journal::load::{LoadError, Loaded};
+use crate::telemetry::journal::Observed;
 
 /// Longest that a round may take.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(15);
@@ -68,6 +70,7 @@ impl<C> Job<C> {
 pub(crate) struct Writer<A: Aggregate> {
     pub(crate) side: WriteSide,
     pub(crate) cache: LruCache<String, Loaded<A>>,
+    pub(crate) observed: Observed,
     connection: Option<PgConnection>,
 }
 
@@ -77,6 +80,7 @@ impl<A: Aggregate> Writer<A> {
         Self {
             side,
             cache: LruCache::new(size),
+            observed: Observed::of(A::Event::AGGREGATE),
             connection: None,
         }
     }

@@ -13,6 +13,7 @@ use tower::ServiceExt;
 
 use crate::http::health::Health;
 use crate::http::problem::Problem;
+use crate::telemetry;
 
 /// Where the roles' routes are put once they can answer.
 #[derive(Clone, Default)]
@@ -50,6 +51,7 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let router = health
         .router()
+        .merge(telemetry::router())
         .fallback(move |request: Request| routes.clone().answer(request));
     axum::serve(
         listener,

@@ -392,3 +392,22 @@ pub async fn record_error(
     .await?;
     Ok(())
 }
+
+/// Takes back what [`record_error`] wrote, where the claim is still the newest.
+pub async fn clear_error(
+    conn: &mut PgConnection,
+    view: &str,
+    claim: &Checkpoint,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE millrace_views.checkpoints SET error = NULL, error_at = NULL
+         WHERE view = $1 AND topic = $2 AND partition = $3 AND epoch = $4",
+    )
+    .bind(view)
+    .bind(&claim.topic)
+    .bind(claim.partition)
+    .bind(claim.epoch)
+    .execute(conn)
+    .await?;
+    Ok(())
+}

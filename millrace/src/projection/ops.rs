@@ -279,6 +279,8 @@ pub struct PartitionStatus {
     pub end: Option<i64>,
     /// At most this many records are left: transaction markers count, so a view that has caught up can show some.
     pub lag: Option<i64>,
+    /// Offsets behind `end` that a transaction under way withholds; one that stays above 0 hangs.
+    pub withheld: Option<i64>,
     /// True if none is left, as far as Kafka could be asked.
     pub caught_up: bool,
     /// Time of the last event applied.
@@ -510,9 +512,10 @@ async fn partitions(
         let seen = behind.get(&(row.topic.clone(), row.partition)).copied();
         PartitionStatus {
             next: row.next,
-            end: seen.map(|(end, _)| end),
-            lag: seen.map(|(end, _)| (end - row.next).max(0)),
-            caught_up: seen.is_some_and(|(_, left)| !left),
+            end: seen.map(|seen| seen.stable),
+            lag: seen.map(|seen| (seen.stable - row.next).max(0)),
+            withheld: seen.map(|seen| (seen.last - seen.stable).max(0)),
+            caught_up: seen.is_some_and(|seen| !seen.left),
             topic: row.topic,
             partition: row.partition,
             event_time: row.event_time,
@@ -526,7 +529,18 @@ async fn partitions(
     Ok(rows.collect())
 }
 
-type Ends = BTreeMap<(String, i32), (i64, bool)>;
+type Ends = BTreeMap<(String, i32), End>;
+
+/// The end of a partition.
+#[derive(Clone, Copy)]
+struct End {
+    /// Up to which transactions are finished.
+    stable: i64,
+    /// With those under way.
+    last: i64,
+    /// True if a record stands between the position and `stable`.
+    left: bool,
+}
 
 /// The end of each partition, and whether a record stands between the position and it.
 ///
@@ -537,11 +551,17 @@ fn ends_and_rest(
     positions: &[(String, i32, i64)],
 ) -> Result<Ends, KafkaError> {
     let reader: BaseConsumer = client::reader(kafka, "status").create()?;
+    let all: BaseConsumer = client::reader(kafka, "status")
+        .set("isolation.level", "read_uncommitted")
+        .create()?;
     let mut ends = Ends::new();
     let mut open: BTreeMap<&str, Vec<(i32, i64)>> = BTreeMap::new();
     for (topic, partition, next) in positions {
         let (_, end) = reader.fetch_watermarks(topic, *partition, KAFKA_TIMEOUT)?;
-        ends.insert((topic.clone(), *partition), (end, end > *next));
+        let (_, last) = all.fetch_watermarks(topic, *partition, KAFKA_TIMEOUT)?;
+        let left = end > *next;
+        let stable = end;
+        ends.insert((topic.clone(), *partition), End { stable, last, left });
         if end > *next {
             open.entry(topic).or_default().push((*partition, *next));
         }
@@ -549,8 +569,8 @@ fn ends_and_rest(
     // The end-of-partition event names no topic, so topics are read one after another.
     for (topic, partitions) in open {
         for partition in empty_from(&reader, topic, &partitions)? {
-            if let Some((_, left)) = ends.get_mut(&(topic.to_owned(), partition)) {
-                *left = false;
+            if let Some(end) = ends.get_mut(&(topic.to_owned(), partition)) {
+                end.left = false;
             }
         }
     }

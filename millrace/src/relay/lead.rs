@@ -23,6 +23,7 @@ use crate::relay::seat::{self, JournalIdentity};
 use crate::relay::status::Rate;
 use crate::relay::tenure::{self, Tenure};
 use crate::relay::{RelayConfig, RelayError, RelayRole, RelayStatus};
+use crate::telemetry::{self, trace};
 
 /// Pause between two tries to get the lease.
 const STANDBY_PAUSE: Duration = Duration::from_millis(400);
@@ -275,6 +276,7 @@ impl Leader {
             self.ensure_topics(&mut topics, &batch)?;
             tenure.step();
             let record = record(&identity, &batch);
+            let (started, spans) = (Instant::now(), trace::publishing(&batch.events));
             publisher.stage(&batch.events, &record)?;
             // The last look before the commit. A successor cannot have been seated before the lease ran out, and
             // one that was seated since has fenced this commit.
@@ -282,6 +284,8 @@ impl Leader {
                 return Err(RelayError::LeaseLost);
             }
             publisher.commit(&record)?;
+            drop(spans);
+            telemetry::relay::published(batch.events.len(), started);
             tenure.progress();
             published.notify_one();
             self.note(record.cursor(), batch.events.len() as u64);

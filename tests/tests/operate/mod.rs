@@ -1,6 +1,8 @@
 //! Operating a running system: the `millrace` command as its own processes, the stock Kafka tools beside it.
 
 mod input;
+mod metrics;
 mod outages;
 mod resets;
+mod traces;
 mod world;

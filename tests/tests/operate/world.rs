@@ -123,7 +123,21 @@ impl World {
         self.spawn(&["up"], &self.producer_at, "")
     }
 
+    /// All roles, with further environment.
+    pub(super) fn up_with(&self, environment: &[(&str, &str)]) -> Result<Process> {
+        self.spawn_with(&["up"], &self.producer_at, environment)
+    }
+
     fn spawn(&self, arguments: &[&str], at: &str, failpoints: &str) -> Result<Process> {
+        self.spawn_with(arguments, at, &[("MILLRACE_FAILPOINTS", failpoints)])
+    }
+
+    fn spawn_with(
+        &self,
+        arguments: &[&str],
+        at: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<Process> {
         let log = self
             .dir
             .path()
@@ -132,7 +146,7 @@ impl World {
         let child = self
             .command(arguments)
             .env("LISTEN", at)
-            .env("MILLRACE_FAILPOINTS", failpoints)
+            .envs(environment.iter().copied())
             .stdout(printed.try_clone()?)
             .stderr(printed)
             .spawn()

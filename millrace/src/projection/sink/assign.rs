@@ -9,6 +9,7 @@ use std::time::Duration;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::KafkaResult;
+use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use sqlx::{Connection, PgConnection};
@@ -19,6 +20,8 @@ use super::{Health, SinkConfig, SinkError, crash_point, database, reader};
 use crate::projection::checkpoint::{self, Beginning, Checkpoint};
 use crate::projection::reset::{self, Committed, Verdict};
 use crate::projection::{Build, Decoder, Projector, Start, builds};
+use crate::telemetry::consumers::Position;
+use crate::telemetry::sinks::Observed;
 
 /// Topic and partition.
 pub(super) type Key = (String, i32);
@@ -33,10 +36,13 @@ pub(super) struct Core {
     pub(super) holder: String,
     pub(super) runtime: Handle,
     pub(super) health: Arc<Health>,
+    pub(super) observed: Observed,
     pub(super) shutdown: CancellationToken,
     state: Mutex<State>,
     /// Set by the callback when partitions went away: what was polled for them must go too.
     pub(super) revoked: AtomicBool,
+    /// Records were polled that are not written yet.
+    pub(super) pending: AtomicBool,
     /// Most records of a batch for now: halved by one that took too long, doubled by one that did not.
     pub(super) batch_records: AtomicUsize,
 }
@@ -72,6 +78,7 @@ impl Core {
     ) -> Self {
         Self {
             batch_records: AtomicUsize::new(config.options.view_batch_records as usize),
+            observed: Observed::of(projector.name(), &projector.group()),
             config,
             projector,
             decoder,
@@ -81,6 +88,7 @@ impl Core {
             shutdown,
             state: Mutex::default(),
             revoked: AtomicBool::new(false),
+            pending: AtomicBool::new(false),
         }
     }
 
@@ -88,6 +96,23 @@ impl Core {
         self.state
             .lock()
             .expect("only the sink's own thread locks its state")
+    }
+
+    /// Where each partition that we claimed stands.
+    fn positions(&self) -> BTreeMap<Key, Position> {
+        let settled = !self.pending.load(Ordering::Relaxed);
+        let state = self.state();
+        let positions = state.held.iter().filter_map(|(key, held)| {
+            let (claim, settled) = match held {
+                Held::Running(claim) => (claim, settled),
+                // What was polled of them was thrown away.
+                Held::Doubtful(claim) | Held::Stopped(claim) => (claim, false),
+                Held::Unclaimed => return None,
+            };
+            let next = claim.next;
+            Some((key.clone(), Position { next, settled }))
+        });
+        positions.collect()
     }
 
     /// Runs a step on the connection, which is given up if the step fails: its state is unknown then.
@@ -375,7 +400,16 @@ impl Core {
 /// The consumer's context: it leads back to the sink.
 pub(super) struct Context(pub(super) Arc<Core>);
 
-impl ClientContext for Context {}
+impl ClientContext for Context {
+    fn stats(&self, statistics: Statistics) {
+        let hung = self
+            .0
+            .observed
+            .group
+            .consumed(&statistics, &self.0.positions());
+        self.0.health.set_hung(hung);
+    }
+}
 
 impl ConsumerContext for Context {
     fn rebalance(

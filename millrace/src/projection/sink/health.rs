@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::telemetry::consumers::Hung;
+
 /// What a sink tells about itself; written by its thread, read by anyone.
 #[derive(Debug, Default)]
 pub struct Health(Mutex<State>);
@@ -14,6 +16,8 @@ struct State {
     failing: Option<(Instant, String)>,
     /// Partitions that stand still until an operator acts.
     stopped: BTreeMap<(String, i32), String>,
+    /// Partitions where a transaction of some producer hangs.
+    hung: Vec<Hung>,
     paused: bool,
     partitions: usize,
     applied: u64,
@@ -23,7 +27,7 @@ struct State {
 /// A sink's health at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct HealthReport {
-    /// False if it has records that it could not write for longer than allowed, or a stopped partition.
+    /// False if it has records that it could not write for longer than allowed, a stopped partition, or one where a transaction hangs.
     pub healthy: bool,
     /// An operator paused it, which is no fault.
     pub paused: bool,
@@ -53,7 +57,7 @@ impl Health {
             .as_ref()
             .is_some_and(|(since, _)| since.elapsed() >= grace);
         HealthReport {
-            healthy: !overdue && state.stopped.is_empty(),
+            healthy: !overdue && state.stopped.is_empty() && state.hung.is_empty(),
             paused: state.paused,
             partitions: state.partitions,
             applied: state.applied,
@@ -61,6 +65,7 @@ impl Health {
             errors: failing
                 .into_iter()
                 .chain(state.stopped.values().cloned())
+                .chain(state.hung.iter().map(|hung| hung.reason.clone()))
                 .collect(),
         }
     }
@@ -94,6 +99,17 @@ impl Health {
 
     pub(super) fn released(&self, key: &(String, i32)) {
         self.state().stopped.remove(key);
+    }
+
+    pub(super) fn set_hung(&self, hung: Vec<Hung>) {
+        self.state().hung = hung;
+    }
+
+    /// Where a transaction hangs, and what to do about it.
+    pub(super) fn hung(&self) -> BTreeMap<(String, i32), String> {
+        let state = self.state();
+        let entry = |hung: &Hung| ((hung.topic.clone(), hung.partition), hung.reason.clone());
+        state.hung.iter().map(entry).collect()
     }
 
     pub(super) fn set_paused(&self, paused: bool) {

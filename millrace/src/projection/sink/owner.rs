@@ -146,8 +146,37 @@ impl Session<'_> {
         self.prove()?;
         self.claim_waiting()?;
         self.requests()?;
+        self.note_hung()?;
         self.recover();
         Ok(false)
+    }
+
+    /// Writes down where a transaction hangs, for `millrace status`, and takes back what has ended.
+    fn note_hung(&mut self) -> Result<(), SinkError> {
+        let hung = self.core.health.hung();
+        if hung.keys().eq(&self.hung) {
+            return Ok(());
+        }
+        let (view, before) = (self.core.projector.name(), &self.hung);
+        let running = self.running();
+        self.core.on_database(async |conn| {
+            for claim in &running {
+                let key = (claim.topic.clone(), claim.partition);
+                match hung.get(&key) {
+                    Some(reason) if !before.contains(&key) => {
+                        tracing::error!(view, reason, "a transaction hangs");
+                        checkpoint::record_error(conn, view, claim, reason).await?;
+                    }
+                    None if before.contains(&key) => {
+                        checkpoint::clear_error(conn, view, claim).await?;
+                    }
+                    _ => {}
+                }
+            }
+            Ok(())
+        })?;
+        self.hung = hung.into_keys().collect();
+        Ok(())
     }
 
     /// With nothing left to write, an outage is over when both servers answer; Postgres just did. Otherwise a view

@@ -16,6 +16,7 @@ use super::{SinkError, crash_point, reader};
 use crate::log::client;
 use crate::projection::checkpoint::{self, Checkpoint, Move};
 use crate::projection::{Applied, ApplyError, Record, builds, is_outage};
+use crate::telemetry;
 
 /// How often pause, requests and claims that wait are looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -53,12 +54,17 @@ fn session(core: &Arc<Core>) -> Result<(), SinkError> {
     }
     core.health.set_paused(false);
     let mut state = core.state();
+    core.pending.store(false, Ordering::Relaxed);
     state.held.clear();
     state.gone.clear();
     drop(state);
     let topics = core.projector.topics();
     let consumer: BaseConsumer<Context> =
         client::consumer(&core.config.kafka, &core.projector.group(), "error")
+            .set(
+                "statistics.interval.ms",
+                telemetry::consumers::STATISTICS_MS,
+            )
             .create_with_context(Context(core.clone()))?;
     consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
     let mut session = Session {
@@ -68,6 +74,7 @@ fn session(core: &Arc<Core>) -> Result<(), SinkError> {
         batch: Vec::new(),
         bytes: 0,
         ticked: Instant::now(),
+        hung: BTreeSet::new(),
     };
     let ended = session.run();
     session.leave();
@@ -90,6 +97,8 @@ pub(super) struct Session<'c> {
     batch: Vec<Record>,
     bytes: usize,
     ticked: Instant,
+    /// Partitions whose hanging transaction is written down.
+    pub(super) hung: BTreeSet<Key>,
 }
 
 /// Why a partition stops once the records before the offset are written.
@@ -165,6 +174,7 @@ impl Session<'_> {
             Ok(Some(record)) => {
                 self.bytes += record.size();
                 self.batch.push(record);
+                self.core.pending.store(true, Ordering::Relaxed);
                 Ok(true)
             }
             Err(KafkaError::PartitionEOF(_)) => Ok(true),
@@ -270,6 +280,7 @@ impl Session<'_> {
             let moves = self.moves();
             if moves.is_empty() {
                 self.batch.clear();
+                self.core.pending.store(false, Ordering::Relaxed);
                 self.bytes = 0;
                 break;
             }
@@ -406,6 +417,7 @@ impl Session<'_> {
         }
         drop(state);
         self.batch.clear();
+        self.core.pending.store(false, Ordering::Relaxed);
         self.bytes = 0;
         if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
             tracing::debug!(view = self.core.projector.name(), %error, "kafka commit failed");
@@ -467,6 +479,8 @@ impl Session<'_> {
         for claim in self.running() {
             let _ = add_commit(&mut list, &claim, claim.next);
         }
+        self.core.observed.group.left();
+        self.core.health.set_hung(Vec::new());
         if list.count() > 0
             && let Err(error) = self.consumer.commit(&list, CommitMode::Sync)
         {
@@ -518,6 +532,7 @@ fn write(
 ) -> Result<Outcome, SinkError> {
     let build = core.state().build.clone().ok_or(sqlx::Error::RowNotFound)?;
     let moves: Vec<Move> = moves.values().cloned().collect();
+    let writing = core.observed.begin(records);
     core.on_database(async |conn| {
         crash_point("sink.before-checkpoint");
         let mut tx = conn.begin().await?;
@@ -535,6 +550,7 @@ fn write(
         crash_point("sink.before-commit");
         tx.commit().await?;
         crash_point("sink.after-commit");
+        core.observed.end(writing, &applied, &moves);
         Ok(Outcome::Written(applied))
     })
 }
