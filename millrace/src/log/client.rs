@@ -64,6 +64,22 @@ pub fn transactional_producer(config: &KafkaConfig, transactional_id: &str) -> C
     with_properties(client, config)
 }
 
+/// An idempotent producer without transactions: for records that may be repeated under the same id.
+pub fn producer(config: &KafkaConfig, role: &str) -> ClientConfig {
+    let mut client = base(config, role);
+    client
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        // Whoever waits for the report holds nothing open meanwhile.
+        .set("message.timeout.ms", "30000")
+        // The JVM clients' partitioner: the same key must land on the same partition for everyone.
+        .set("partitioner", "murmur2_random")
+        .set("linger.ms", "0")
+        .set("message.max.bytes", "1048588")
+        .set("compression.type", "zstd");
+    with_properties(client, config)
+}
+
 /// A read-committed consumer; `out_of_range` is `earliest` or `error`, never the default `latest`.
 pub fn consumer(config: &KafkaConfig, group: &str, out_of_range: &str) -> ClientConfig {
     let mut client = base(config, group);
