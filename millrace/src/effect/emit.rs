@@ -135,8 +135,7 @@ fn send_command(
     row: &Letter,
     report: Report,
 ) -> Result<(), KafkaError> {
-    let (Some(topic), Some(key), Some(id)) =
-        (&row.command_topic, &row.command_key, row.command_id)
+    let (Some(topic), Some(key), Some(id)) = (&row.command_topic, &row.command_key, row.command_id)
     else {
         return Err(KafkaError::MessageProduction(
             rdkafka::types::RDKafkaErrorCode::InvalidMessage,
@@ -149,7 +148,10 @@ fn send_command(
         (headers::SPECVERSION, "1.0".to_owned()),
         (headers::ID, id.to_string()),
         (headers::SOURCE, format!("/millrace/effect/{}", core.name())),
-        (headers::TYPE, crate::event::ce_type(aggregate, &record_type)),
+        (
+            headers::TYPE,
+            crate::event::ce_type(aggregate, &record_type),
+        ),
         (headers::SUBJECT, key.clone()),
         (headers::CONTENT_TYPE, "application/avro".to_owned()),
         (headers::CAUSATION_ID, row.event_id.to_string()),
@@ -197,7 +199,10 @@ fn send_letter(
         ("millrace_dlq_partition", row.partition.to_string()),
         ("millrace_dlq_offset", row.offset.to_string()),
         ("millrace_dlq_class", row.class.clone().unwrap_or_default()),
-        ("millrace_dlq_reason", row.reason.clone().unwrap_or_default()),
+        (
+            "millrace_dlq_reason",
+            row.reason.clone().unwrap_or_default(),
+        ),
         ("millrace_dlq_attempts", row.attempts.to_string()),
     ];
     let mut owned = OwnedHeaders::new();

@@ -208,7 +208,9 @@ pub trait Effect: Send + Sync + 'static {
 
     /// The topics that it reads.
     fn topics(&self) -> Vec<String> {
-        vec![events_topic(<Self::Event as crate::event::Event>::AGGREGATE)]
+        vec![events_topic(
+            <Self::Event as crate::event::Event>::AGGREGATE,
+        )]
     }
 
     /// Whether it acts on this event; asked once, when the event is first read.

@@ -19,9 +19,11 @@ pub struct Backoff {
 impl Backoff {
     /// The pause after the nth failure in a row, from 1; `random` decides the jitter.
     pub fn after(&self, failures: u32, random: u64) -> Duration {
-        let doubled = self
-            .first
-            .saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
+        let doubled = self.first.saturating_mul(
+            1_u32
+                .checked_shl(failures.saturating_sub(1))
+                .unwrap_or(u32::MAX),
+        );
         let most = doubled.min(self.max);
         let half = most / 2;
         let spread = u64::try_from(half.as_micros()).unwrap_or(u64::MAX);
@@ -89,7 +91,9 @@ pub(super) fn after_failure(
     let missed = misses.saturating_add(1);
     match error {
         CallError::Permanent(_) => next("failed", "permanent", (attempts + 1, 0), Duration::ZERO),
-        CallError::RetryAfter { after, .. } => next("pending", "retry_after", (attempts, 0), *after),
+        CallError::RetryAfter { after, .. } => {
+            next("pending", "retry_after", (attempts, 0), *after)
+        }
         CallError::Transient(_) => {
             let failed = attempts + 1;
             if failed >= policy.attempts_max {
@@ -151,7 +155,10 @@ mod tests {
     #[test]
     fn transient_failures_end_in_a_dead_letter_after_the_last_attempt() {
         let failure = || CallError::Transient("503".to_owned());
-        assert_eq!(after(RuleName::SafeToRepeat, (6, 0), failure()).state, "pending");
+        assert_eq!(
+            after(RuleName::SafeToRepeat, (6, 0), failure()).state,
+            "pending"
+        );
         let last = after(RuleName::SafeToRepeat, (7, 0), failure());
         assert_eq!((last.state, last.attempts), ("failed", 8));
     }
@@ -159,9 +166,15 @@ mod tests {
     #[test]
     fn no_answer_is_repeated_asked_for_or_left_alone_as_the_rule_says() {
         let lost = || CallError::Unknown("no answer".to_owned());
-        assert_eq!(after(RuleName::SafeToRepeat, (0, 0), lost()).state, "pending");
+        assert_eq!(
+            after(RuleName::SafeToRepeat, (0, 0), lost()).state,
+            "pending"
+        );
         assert_eq!(after(RuleName::AskByKey, (0, 0), lost()).state, "uncertain");
-        assert_eq!(after(RuleName::NeverRepeat, (0, 0), lost()).state, "uncertain");
+        assert_eq!(
+            after(RuleName::NeverRepeat, (0, 0), lost()).state,
+            "uncertain"
+        );
     }
 
     #[test]

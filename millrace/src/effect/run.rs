@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::erased::Registered;
-pub use super::health::HealthReport;
 use super::health::Health;
+pub use super::health::HealthReport;
 use super::intake::{self, Held, Key};
 use super::{emit, store, work};
 use crate::config::{KafkaConfig, ViewsConfig};

@@ -184,10 +184,16 @@ mod tests {
     #[test]
     fn the_status_decides_what_follows() {
         for status in [400, 401, 404, 409, 410, 422, 301] {
-            assert!(matches!(refused_with(status, None), CallError::Permanent(_)));
+            assert!(matches!(
+                refused_with(status, None),
+                CallError::Permanent(_)
+            ));
         }
         for status in [500, 503, 408] {
-            assert!(matches!(refused_with(status, None), CallError::Transient(_)));
+            assert!(matches!(
+                refused_with(status, None),
+                CallError::Transient(_)
+            ));
         }
         for status in [502, 504] {
             assert!(matches!(refused_with(status, None), CallError::Unknown(_)));

@@ -66,7 +66,12 @@ async fn begin(core: &Arc<Core>, under_way: &mut JoinSet<()>) -> Result<usize, E
     let lasts = registration.call_timeout + registration.grace;
     let expired = store::expire(&core.pool, core.name(), &claims, rule).await?;
     if expired > 0 {
-        tracing::warn!(effect = core.name(), expired, ?rule, "calls without an outcome");
+        tracing::warn!(
+            effect = core.name(),
+            expired,
+            ?rule,
+            "calls without an outcome"
+        );
         core.health.count(|report| report.uncertain += expired);
         crash_point("effect.after-uncertain");
     }

@@ -58,7 +58,8 @@ impl Context {
             tracing::error!(effect = self.0.name(), %error, "assignment failed");
             self.0.health.failed(error.to_string());
         }
-        self.0.assigned(keys.into_iter().map(|key| (key, Held::Unclaimed)));
+        self.0
+            .assigned(keys.into_iter().map(|key| (key, Held::Unclaimed)));
     }
 
     fn unassigned(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {

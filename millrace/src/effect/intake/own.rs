@@ -85,7 +85,8 @@ impl Session<'_> {
                 tracing::warn!(effect = self.core.name(), ?key, %error, "not proven yet");
                 break;
             }
-            self.core.with_held(|held| held.insert(key, Held::Unclaimed));
+            self.core
+                .with_held(|held| held.insert(key, Held::Unclaimed));
         }
     }
 
@@ -110,8 +111,8 @@ impl Session<'_> {
             return Ok(());
         }
         let core = self.core;
-        let known = core
-            .on_database(async |conn| Ok(store::known(conn, core.name(), &waiting).await?))?;
+        let known =
+            core.on_database(async |conn| Ok(store::known(conn, core.name(), &waiting).await?))?;
         let mut beginnings = Vec::new();
         for key in waiting.iter().filter(|key| !known.contains(key)) {
             beginnings.push(self.beginning(key)?);
@@ -282,7 +283,8 @@ impl Session<'_> {
                 claim.next
             );
             let stopped = self.stop(claim, reason);
-            self.core.with_held(|held| held.insert(key.clone(), stopped));
+            self.core
+                .with_held(|held| held.insert(key.clone(), stopped));
             self.forget(&BTreeSet::from([key.clone()]));
             self.consumer.pause(&list_of([&key]))?;
         }

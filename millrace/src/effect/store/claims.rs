@@ -105,13 +105,15 @@ pub(in crate::effect) async fn claim(
     tx.commit().await?;
     Ok(rows
         .into_iter()
-        .map(|(topic, partition, epoch, next, generation, xid, position)| Checkpoint {
-            topic,
-            partition,
-            epoch,
-            next,
-            position: position_of(generation, xid, position),
-        })
+        .map(
+            |(topic, partition, epoch, next, generation, xid, position)| Checkpoint {
+                topic,
+                partition,
+                epoch,
+                next,
+                position: position_of(generation, xid, position),
+            },
+        )
         .collect())
 }
 
@@ -196,7 +198,11 @@ pub(in crate::effect) async fn insert(
     fn each<T>(rows: &[Claimed], value: impl Fn(&Claimed) -> T) -> Vec<T> {
         rows.iter().map(value).collect()
     }
-    let poison = |row: &Claimed| row.poison.as_ref().map(|text| text.replace('\0', "\u{fffd}"));
+    let poison = |row: &Claimed| {
+        row.poison
+            .as_ref()
+            .map(|text| text.replace('\0', "\u{fffd}"))
+    };
     let done = sqlx::query(
         "INSERT INTO millrace_effects.calls
              (effect, event_id, call_key, topic, partition, \"offset\", aggregate_id, state, class, reason,

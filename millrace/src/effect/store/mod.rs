@@ -8,10 +8,11 @@ mod calls;
 mod claims;
 
 pub(super) use calls::{
-    Ending, Letter, Row, dead, expire, record, record_answer, settle, take, take_uncertain,
-    to_emit,
+    Ending, Letter, Row, dead, expire, record, record_answer, settle, take, take_uncertain, to_emit,
 };
-pub(super) use claims::{Claimed, advance, claim, ensure, insert, known, paused, record_error, set};
+pub(super) use claims::{
+    Claimed, advance, claim, ensure, insert, known, paused, record_error, set,
+};
 
 use sqlx::{Connection, PgConnection};
 
