@@ -12,6 +12,7 @@ pub mod aggregate;
 pub mod codec;
 pub mod command;
 pub mod config;
+pub mod effect;
 pub mod event;
 pub mod http;
 pub mod journal;

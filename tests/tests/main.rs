@@ -7,6 +7,7 @@
 mod architecture;
 mod commands;
 mod crash;
+mod effects;
 mod operate;
 mod processors;
 mod query;

@@ -64,17 +64,21 @@ pub fn transactional_producer(config: &KafkaConfig, transactional_id: &str) -> C
     with_properties(client, config)
 }
 
-/// An idempotent producer without transactions: each record is acknowledged by itself, once and in order.
+/// An idempotent producer without transactions: each record is acknowledged by itself, in order, and may be repeated under
+/// the same id.
 pub fn producer(config: &KafkaConfig, role: &str) -> ClientConfig {
     let mut client = base(config, role);
     client
         .set("enable.idempotence", "true")
         .set("acks", "all")
+        // Whoever waits for the report holds nothing open meanwhile.
         .set("message.timeout.ms", "30000")
         .set("retry.backoff.ms", "50")
+        // The JVM clients' partitioner: the same key must land on the same partition for everyone.
         .set("partitioner", "murmur2_random")
         .set("linger.ms", "1")
-        .set("message.max.bytes", "1048588")
+        // A dead letter is a little larger than what it is made of.
+        .set("message.max.bytes", "2097152")
         .set("queue.buffering.max.messages", "20000")
         .set("compression.type", "zstd");
     with_properties(client, config)

@@ -11,7 +11,7 @@ mod assign;
 pub(crate) mod database;
 mod health;
 mod owner;
-mod reader;
+pub(crate) mod reader;
 mod run;
 
 use std::sync::Arc;

@@ -28,7 +28,7 @@ pub(crate) fn ends(
 /// Journal position of the last event in [from, target); none if it holds no event.
 ///
 /// Reads backwards in growing steps, because the offsets before `target` may be transaction markers.
-pub(super) fn last_event_before(
+pub(crate) fn last_event_before(
     config: &KafkaConfig,
     (topic, partition): (&str, i32),
     from: i64,

@@ -1,0 +1,1 @@
+//! What operators see of effects and do to them; see `millrace effects`.
