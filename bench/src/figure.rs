@@ -141,7 +141,9 @@ pub(crate) fn table(rows: &[Row]) -> String {
     );
     for row in rows {
         let ceiling = row.ceiling.map_or(String::new(), |all| number(all.median));
-        let ratio = row.ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
+        let ratio = row
+            .ratio
+            .map_or(String::new(), |ratio| format!("{ratio:.2}"));
         let aim = match (row.aim, row.reached) {
             (Some(aim), Some(true)) => format!("{} reached", number(aim)),
             (Some(aim), _) => format!("{} **missed**", number(aim)),

@@ -30,7 +30,8 @@ impl Filled {
         let topic = world.new_topic("filled").await?;
         let registry = world.registry(None).await?;
         let orders = world.scale.events / STEPS;
-        let producer: BaseProducer = client::transactional_producer(&world.kafka, &topic).create()?;
+        let producer: BaseProducer =
+            client::transactional_producer(&world.kafka, &topic).create()?;
         let filled = Self {
             events: orders * STEPS,
             orders,

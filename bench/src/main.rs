@@ -11,10 +11,12 @@
 mod cpu;
 mod figure;
 mod filled;
+mod http;
 mod load;
 mod measures;
 mod orders;
 mod raw;
+mod role;
 mod world;
 
 use std::fs;
@@ -59,7 +61,10 @@ async fn main() -> Result<()> {
     ensure!(
         !chosen.is_empty(),
         "--only selects nothing; there are: {}",
-        ALL.iter().map(|one| one.name).collect::<Vec<_>>().join(", ")
+        ALL.iter()
+            .map(|one| one.name)
+            .collect::<Vec<_>>()
+            .join(", ")
     );
     let (scale, runs) = match args.quick {
         true => (Scale::quick(), 1),
@@ -115,5 +120,8 @@ impl Args {
 /// Whoever else uses the machine makes the figures worse: they say so themselves.
 fn load_average() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
+    text.split_whitespace()
+        .take(3)
+        .collect::<Vec<_>>()
+        .join(" ")
 }

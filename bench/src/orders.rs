@@ -22,7 +22,10 @@ pub(crate) fn command(step: usize, customer: usize) -> (&'static str, String) {
             ),
         ),
         1 => ("ConfirmOrder", "{}".to_owned()),
-        2 => ("ShipOrder", r#"{"tracking_code":"JD0146000031"}"#.to_owned()),
+        2 => (
+            "ShipOrder",
+            r#"{"tracking_code":"JD0146000031"}"#.to_owned(),
+        ),
         _ => ("DeliverOrder", "{}".to_owned()),
     }
 }

@@ -218,6 +218,9 @@ pub(crate) async fn unnest_orders(url: &str, rows: usize, batch: usize) -> Resul
         .fetch_one(&mut connection)
         .await?;
     connection.execute("DROP TABLE raw_orders").await?;
-    ensure!(stored == rows as i64, "{rows} rows inserted, {stored} stored");
+    ensure!(
+        stored == rows as i64,
+        "{rows} rows inserted, {stored} stored"
+    );
     Ok(rate)
 }

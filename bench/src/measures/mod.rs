@@ -1,7 +1,12 @@
 //! The measures, one a file.
 
 mod commands;
+mod elsewhere;
+mod footprint;
+mod http;
+mod latency;
 mod relay;
+mod views;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -34,5 +39,40 @@ pub(crate) const ALL: &[Measure] = &[
         name: "relay",
         about: "events/s from a filled journal into Kafka; raw: the same records from memory in transactions of the same size",
         run: |world| Box::pin(relay::run(world)),
+    },
+    Measure {
+        name: "fold",
+        about: "events/s through the live sink of the view orders; raw: as many rows inserted by UNNEST",
+        run: |world| Box::pin(views::fold_run(world)),
+    },
+    Measure {
+        name: "tally",
+        about: "events/s through the live sink of the view customer-totals; raw: as many rows inserted by UNNEST",
+        run: |world| Box::pin(views::tally_run(world)),
+    },
+    Measure {
+        name: "rebuild",
+        about: "events/s of a rebuild of the view orders, swap included; raw: consuming the topic",
+        run: |world| Box::pin(views::rebuild_run(world)),
+    },
+    Measure {
+        name: "http",
+        about: "durable commands/s over HTTP with the relay at work; raw: single-row INSERT commits",
+        run: |world| Box::pin(http::run(world)),
+    },
+    Measure {
+        name: "latency",
+        about: "acknowledged -> in Kafka and -> row visible; raw: Kafka's client alone, and with a row's commit",
+        run: |world| Box::pin(latency::run(world)),
+    },
+    Measure {
+        name: "memory",
+        about: "resident memory of each role after a load of commands",
+        run: |world| Box::pin(footprint::memory_run(world)),
+    },
+    Measure {
+        name: "start",
+        about: "start of a process to ready, with the servers up",
+        run: |world| Box::pin(footprint::start_run(world)),
     },
 ];

@@ -33,7 +33,10 @@ pub(crate) async fn run(world: &World) -> Result<Vec<Figure>> {
         let records = prepared(events);
         let rate = raw::produce(&kafka, &topic, records, per_transaction)?;
         let (held, _) = raw::consume(&kafka, &topic)?;
-        ensure!(held == events, "{events} records sent, {topic} holds {held}");
+        ensure!(
+            held == events,
+            "{events} records sent, {topic} holds {held}"
+        );
         Ok(rate)
     })
     .await??;
@@ -120,7 +123,10 @@ async fn relayed(world: &World, mut config: RelayConfig) -> Result<(f64, CpuPerE
 
     let (kafka, topic) = (world.kafka.clone(), events_topic(&aggregate));
     let (held, _) = tokio::task::spawn_blocking(move || raw::consume(&kafka, &topic)).await??;
-    ensure!(held == events, "{events} events in the journal, {held} in Kafka");
+    ensure!(
+        held == events,
+        "{events} events in the journal, {held} in Kafka"
+    );
     Ok((rate, cpu))
 }
 
