@@ -1,0 +1,78 @@
+//! The measures, one a file.
+
+mod commands;
+mod elsewhere;
+mod footprint;
+mod http;
+mod latency;
+mod relay;
+mod views;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use anyhow::Result;
+
+use crate::figure::Figure;
+use crate::world::World;
+
+type Run<'w> = Pin<Box<dyn Future<Output = Result<Vec<Figure>>> + 'w>>;
+
+/// Something that can be measured again and again on the same servers.
+pub(crate) struct Measure {
+    /// What `--only` selects by; its figures' names begin with it.
+    pub(crate) name: &'static str,
+    /// What is measured, in a sentence.
+    pub(crate) about: &'static str,
+    /// One run: ours and the ceiling, after one another.
+    pub(crate) run: for<'w> fn(&'w World) -> Run<'w>,
+}
+
+/// All of them, in the order in which they run.
+pub(crate) const ALL: &[Measure] = &[
+    Measure {
+        name: "commands",
+        about: "durable commands/s in process; raw: single-row INSERT commits by as many connections",
+        run: |world| Box::pin(commands::run(world)),
+    },
+    Measure {
+        name: "relay",
+        about: "events/s from a filled journal into Kafka; raw: the same records from memory in transactions of the same size",
+        run: |world| Box::pin(relay::run(world)),
+    },
+    Measure {
+        name: "fold",
+        about: "events/s through the live sink of the view orders; raw: as many rows inserted by UNNEST",
+        run: |world| Box::pin(views::fold_run(world)),
+    },
+    Measure {
+        name: "tally",
+        about: "events/s through the live sink of the view customer-totals; raw: as many rows inserted by UNNEST",
+        run: |world| Box::pin(views::tally_run(world)),
+    },
+    Measure {
+        name: "rebuild",
+        about: "events/s of a rebuild of the view orders, swap included; raw: consuming the topic",
+        run: |world| Box::pin(views::rebuild_run(world)),
+    },
+    Measure {
+        name: "http",
+        about: "durable commands/s over HTTP with the relay at work; raw: single-row INSERT commits",
+        run: |world| Box::pin(http::run(world)),
+    },
+    Measure {
+        name: "latency",
+        about: "acknowledged -> in Kafka and -> row visible; raw: Kafka's client alone, and with a row's commit",
+        run: |world| Box::pin(latency::run(world)),
+    },
+    Measure {
+        name: "memory",
+        about: "resident memory of each role after a load of commands",
+        run: |world| Box::pin(footprint::memory_run(world)),
+    },
+    Measure {
+        name: "start",
+        about: "start of a process to ready, with the servers up",
+        run: |world| Box::pin(footprint::start_run(world)),
+    },
+];

@@ -1,0 +1,145 @@
+//! The servers that everything is measured on, and the clients of them.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use millrace::command::{Commands, WriteConfig};
+use millrace::config::{
+    JournalConfig, KafkaConfig, Properties, Registration, RegistryConfig, Secret,
+};
+use millrace::journal::Journal;
+use millrace::log::topics::{self, Kind, Topic};
+use millrace::registry::Registry;
+use sqlx::{Connection, PgConnection};
+use tests::servers::Servers;
+use tokio::sync::{Notify, OnceCell};
+use uuid::Uuid;
+
+use crate::cpu::CpuMeter;
+use crate::filled::Filled;
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale {
+    /// How long callers send commands.
+    pub(crate) load_time: Duration,
+    /// How long paced commands are sent.
+    pub(crate) paced_time: Duration,
+    /// Events of a filled journal or topic.
+    pub(crate) events: usize,
+}
+
+impl Scale {
+    pub(crate) fn full() -> Self {
+        Self {
+            load_time: Duration::from_secs(3),
+            paced_time: Duration::from_secs(8),
+            events: 400_000,
+        }
+    }
+
+    pub(crate) fn quick() -> Self {
+        Self {
+            load_time: Duration::from_secs(1),
+            paced_time: Duration::from_secs(2),
+            events: 100_000,
+        }
+    }
+}
+
+/// Running servers.
+pub(crate) struct World {
+    pub(crate) servers: Servers,
+    pub(crate) scale: Scale,
+    pub(crate) kafka: KafkaConfig,
+    postgres_pid: u32,
+    kafka_pid: u32,
+    filled: OnceCell<Filled>,
+}
+
+impl World {
+    /// Starts them, which takes 5 to 10 seconds.
+    pub(crate) async fn start(scale: Scale) -> Result<Self> {
+        let servers = tokio::task::spawn_blocking(Servers::start).await??;
+        let pid = |server: &str| -> Result<u32> {
+            let path = servers.dir().join(format!("run/{server}.pid"));
+            let text = fs::read_to_string(&path)
+                .with_context(|| format!("{} cannot be read", path.display()))?;
+            Ok(text.split_whitespace().next().context("no pid")?.parse()?)
+        };
+        Ok(Self {
+            scale,
+            kafka: KafkaConfig {
+                kafka_bootstrap: servers.kafka().to_owned(),
+                kafka_properties: Properties::default(),
+                topic_partitions: 12,
+                topic_replication: 1,
+            },
+            postgres_pid: pid("postgres")?,
+            kafka_pid: pid("kafka")?,
+            filled: OnceCell::new(),
+            servers,
+        })
+    }
+
+    /// Starts to count CPU time, also of these processes.
+    pub(crate) fn meter(&self, roles: &[u32]) -> CpuMeter {
+        CpuMeter::start(self.postgres_pid, self.kafka_pid, roles)
+    }
+
+    pub(crate) fn registry_config(&self) -> RegistryConfig {
+        RegistryConfig {
+            schema_registry_url: self.servers.registry().to_owned(),
+            schema_registration: Registration::Register,
+        }
+    }
+
+    /// The schemas of the reference system, registered, and kept in a journal where there is one.
+    pub(crate) async fn registry(&self, journal: Option<&Journal>) -> Result<Registry> {
+        let kept = journal.map(|journal| journal.pool().clone());
+        Ok(Registry::open(&self.registry_config(), schemas::all(), kept).await?)
+    }
+
+    /// The write side of the reference system on a journal of its own, without a relay.
+    pub(crate) async fn write_side(&self, database: &str) -> Result<Commands> {
+        let config = JournalConfig {
+            database_url: Secret::from(database),
+        };
+        let names: Vec<&str> = producer::AGGREGATES.iter().map(|of| of.name).collect();
+        let journal = Journal::open(&config, &names).await?;
+        let registry = self.registry(Some(&journal)).await?;
+        Ok(Commands::start(
+            producer::AGGREGATES,
+            journal,
+            registry,
+            WriteConfig::default(),
+            self.kafka.topic_partitions,
+            std::sync::Arc::new(Notify::new()),
+        ))
+    }
+
+    /// Creates a topic that no other measure uses.
+    pub(crate) async fn new_topic(&self, name: &str) -> Result<String> {
+        let name = format!("{name}-{}.events", Uuid::now_v7().simple());
+        let topic = Topic {
+            name: name.clone(),
+            kind: Kind::Events,
+        };
+        topics::ensure(&self.kafka, &[topic]).await?;
+        Ok(name)
+    }
+
+    /// A topic of orders' events, filled once.
+    pub(crate) async fn filled(&self) -> Result<&Filled> {
+        self.filled.get_or_try_init(|| Filled::new(self)).await
+    }
+}
+
+/// One number from a database.
+pub(crate) async fn count(url: &str, sql: &'static str) -> Result<i64> {
+    let mut connection = PgConnection::connect(url).await?;
+    let number = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
+    connection.close().await?;
+    Ok(number)
+}
