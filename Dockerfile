@@ -3,9 +3,10 @@
 # Needs BuildKit, Docker's default builder since 23.0 (DOCKER_BUILDKIT=1 before that).
 
 FROM rust:1.95.0-slim-bookworm AS build
-# What compiling librdkafka, OpenSSL and zstd takes.
+# What compiling librdkafka, OpenSSL and zstd takes; libssl-dev is for sqlx's macros, which run in the compiler and are not
+# linked into the program.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends cmake g++ make perl pkg-config \
+    && apt-get install -y --no-install-recommends cmake g++ libssl-dev make perl pkg-config \
     && rm -rf /var/lib/apt/lists/*
 # The image's own toolchain: rust-toolchain.toml, with the formatter and the linter, is for development.
 ENV RUSTUP_TOOLCHAIN=1.95.0 CARGO_TARGET_DIR=/target
@@ -29,6 +30,6 @@ WORKDIR /tmp
 # In a container the loopback interface is reachable by nobody else.
 ENV LISTEN=0.0.0.0:8080 NO_COLOR=1
 EXPOSE 8080
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["millrace", "health"]
+HEALTHCHECK --interval=5s --timeout=5s --start-period=180s --retries=3 CMD ["millrace", "health"]
 ENTRYPOINT ["millrace"]
 CMD ["up"]

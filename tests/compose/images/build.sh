@@ -33,7 +33,7 @@ build() {
     rust) tag=rust:1.95.0-slim-bookworm ;;
     kafka) tag=apache/kafka:4.3.1 ;;
     registry) tag=apicurio/apicurio-registry:3.0.9 ;;
-    postgres) tag=postgres:15.20-bookworm ;;
+    postgres) tag=postgres:15.18-bookworm ;;
     prometheus) tag=prom/prometheus:v3.5.0 ;;
     *)
         sed -n 's/^#   //p' "${BASH_SOURCE[0]}" >&2

@@ -1,4 +1,4 @@
-# Stands in for postgres:15.20-bookworm: Debian's server of that release behind an entrypoint that keeps the parts of the real
+# Stands in for postgres:15.18-bookworm: Debian's server of that release behind an entrypoint that keeps the parts of the real
 # image's contract that docker-compose.yml uses. The context is this folder.
 FROM debian:bookworm-slim
 RUN mkdir -p /etc/postgresql-common/createcluster.d \
