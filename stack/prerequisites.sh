@@ -98,6 +98,8 @@ build_prerequisites() {
         command -v "${tool%%:*}" >/dev/null || missing+=("${tool##*:}")
     done
     if [[ ! -e /usr/include/string.h ]]; then missing+=(libc6-dev); fi
+    # For sqlx's macros, which run in the compiler and do not see that the program has an OpenSSL of its own.
+    if [[ -z ${OPENSSL_DIR:-} ]] && ! pkg-config --exists openssl 2>/dev/null; then missing+=(libssl-dev); fi
     if ((${#missing[@]})); then
         refresh_package_lists
         install_packages "${missing[@]}"

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use crate::telemetry::Voice;
-use crate::{env, events, journal, parked, roles, schemas, send, status, tail, topics, views};
+use crate::{
+    env, events, health, journal, parked, roles, schemas, send, status, tail, topics, views,
+};
 
 /// Kafka-native event sourcing and CQRS: run the roles, send commands, look and operate.
 #[derive(clap::Parser)]
@@ -21,6 +23,7 @@ pub(crate) enum Command {
     Tail(tail::Args),
     Events(events::Args),
     Status(status::Args),
+    Health(health::Args),
     Pause(views::PauseArgs),
     Resume(views::ResumeArgs),
     Rebuild(views::RebuildArgs),
@@ -35,7 +38,9 @@ impl Command {
     /// What it logs: a role runs until it is told to end, everything else ends by itself.
     pub(crate) fn voice(&self) -> Voice {
         match self {
-            Self::Up(_) | Self::Producer(_) | Self::Projections(_) => Voice::Role,
+            Self::Up(_) | Self::Producer(_) | Self::Processors(_) | Self::Projections(_) => {
+                Voice::Role
+            }
             _ => Voice::Command,
         }
     }
@@ -51,6 +56,7 @@ impl Command {
             Self::Tail(args) => tail::run(args).await,
             Self::Events(args) => events::run(args).await,
             Self::Status(args) => status::run(args).await,
+            Self::Health(args) => health::run(args).await,
             Self::Pause(args) => views::pause(args).await,
             Self::Resume(args) => views::resume(args).await,
             Self::Rebuild(args) => views::rebuild(args).await,

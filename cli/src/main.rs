@@ -5,6 +5,7 @@ mod env;
 mod events;
 #[cfg(feature = "failpoints")]
 mod failpoints;
+mod health;
 mod journal;
 mod output;
 mod parked;

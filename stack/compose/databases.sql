@@ -1,0 +1,3 @@
+-- Beside `millrace`, the journal, which the image makes.
+CREATE DATABASE views;
+CREATE DATABASE registry;
