@@ -36,7 +36,7 @@ pub(crate) fn envelope(id: &str, step: usize, customer: usize, keyed: bool) -> E
     Envelope {
         aggregate_id: id.to_owned(),
         command_type: command_type.to_owned(),
-        data,
+        data: millrace::command::CommandData::Json(data),
         id: match keyed {
             true => CommandId::Given(format!("{id}/{step}")),
             false => CommandId::made(),
@@ -68,6 +68,7 @@ pub(crate) fn event(step: usize, customer: usize, at: DateTime<Utc>) -> OrderEve
         1 => OrderConfirmed {}.into(),
         2 => OrderShipped {
             tracking_code: Some("JD0146000031".to_owned()),
+            products: Vec::new(),
         }
         .into(),
         _ => OrderDelivered {}.into(),
