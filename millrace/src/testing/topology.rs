@@ -110,6 +110,13 @@ impl TopologyLog {
         }
     }
 
+    /// Another number of partitions; to be said before anything is piped.
+    #[must_use]
+    pub fn partitions(mut self, partitions: i32) -> Self {
+        self.partitions = partitions;
+        self
+    }
+
     /// Most tries of an event that may work later.
     #[must_use]
     pub fn attempts_max(mut self, attempts_max: u32) -> Self {
