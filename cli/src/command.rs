@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::telemetry::Voice;
 use crate::{
-    env, events, health, journal, parked, roles, schemas, send, status, tail, topics, views,
+    dlq, env, events, health, journal, parked, roles, schemas, send, status, tail, topics, views,
 };
 
 /// Kafka-native event sourcing and CQRS: run the roles, send commands, look and operate.
@@ -28,6 +28,7 @@ pub(crate) enum Command {
     Resume(views::ResumeArgs),
     Rebuild(views::RebuildArgs),
     Parked(parked::Args),
+    Dlq(dlq::Args),
     Topics(topics::Args),
     Schemas(schemas::Args),
     Journal(Box<journal::Args>),
@@ -61,6 +62,7 @@ impl Command {
             Self::Resume(args) => views::resume(args).await,
             Self::Rebuild(args) => views::rebuild(args).await,
             Self::Parked(args) => parked::run(args).await,
+            Self::Dlq(args) => dlq::run(args).await,
             Self::Topics(args) => topics::run(args).await,
             Self::Schemas(args) => schemas::run(args).await,
             Self::Journal(args) => journal::run(*args).await,

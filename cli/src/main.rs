@@ -1,6 +1,7 @@
 //! The `millrace` command: one file a subcommand.
 
 mod command;
+mod dlq;
 mod env;
 mod events;
 #[cfg(feature = "failpoints")]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use millrace::config::{KafkaConfig, ViewsConfig};
+use millrace::processor::ops::ProcessorStatus;
 use millrace::projection::ops::{self, OpsError, PartitionStatus, ViewStatus};
 use serde::Serialize;
 use serde_json::Value;
@@ -28,6 +29,9 @@ pub(crate) struct Args {
     /// The producer.
     #[arg(long, env = "MILLRACE_URL", default_value = crate::MILLRACE_URL)]
     url: String,
+    /// The processors, where they run in a process of their own.
+    #[arg(long, env = "PROCESSORS_URL")]
+    processors_url: Option<String>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -41,6 +45,15 @@ struct View {
     members: Option<usize>,
 }
 
+/// A processor as Kafka shows it, with what the process at `MILLRACE_URL` or `PROCESSORS_URL` says of its own.
+#[derive(Debug, Serialize)]
+struct Processor {
+    #[serde(flatten)]
+    status: ProcessorStatus,
+    /// As `GET /status/processors` answers; null if nobody does.
+    member: Option<Value>,
+}
+
 /// What was found.
 #[derive(Debug, Serialize)]
 struct Status {
@@ -49,6 +62,8 @@ struct Status {
     /// As `GET /status/relay` answers; null if it does not.
     relay: Option<Value>,
     views: Vec<View>,
+    /// Null where Kafka does not answer.
+    processors: Option<Vec<Processor>>,
     /// What is wrong and what to do, one sentence each.
     problems: Vec<String>,
     /// What an operator did or is doing, and what comes of it.
@@ -60,10 +75,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         healthy: true,
         relay: None,
         views: Vec::new(),
+        processors: None,
         problems: Vec::new(),
         notes: Vec::new(),
     };
-    let (relay, views) = tokio::join!(relay(&args.url), views_of(&args));
+    let (relay, views, processors) =
+        tokio::join!(relay(&args.url), views_of(&args), processors_of(&args));
     match relay {
         Ok(relay) => status.look_at_relay(relay),
         Err(reason) => status.problems.push(reason),
@@ -74,6 +91,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         let (problems, notes) = findings(view);
         status.problems.extend(problems);
         status.notes.extend(notes);
+    }
+    match processors {
+        Ok(processors) => status.look_at_processors(processors),
+        Err(reason) => status.problems.push(reason),
     }
     status.healthy = status.problems.is_empty();
     match args.json {
@@ -159,6 +180,40 @@ async fn views_of(args: &Args) -> (Vec<View>, Vec<String>) {
     (views, problems)
 }
 
+async fn processors_of(args: &Args) -> Result<Vec<Processor>, String> {
+    let kafka = args.kafka.clone();
+    let looked = tokio::task::spawn_blocking(move || {
+        let topology = processors::topology();
+        let statuses = topology
+            .handlers()
+            .iter()
+            .map(|handler| millrace::processor::ops::status(&kafka, &**handler));
+        statuses.collect::<Result<Vec<_>, _>>()
+    });
+    let statuses = match looked.await {
+        Ok(Ok(statuses)) => statuses,
+        Ok(Err(error)) => return Err(format!("the processors' state cannot be read: {error}")),
+        Err(error) => return Err(format!("the processors' state cannot be read: {error}")),
+    };
+    let url = args.processors_url.as_ref().unwrap_or(&args.url);
+    let ask = async {
+        let client = reqwest::Client::builder().timeout(AWAY_AFTER).build()?;
+        let address = format!("{}/status/processors", url.trim_end_matches('/'));
+        let answer = client.get(address).send().await?.error_for_status()?;
+        answer.json::<Vec<Value>>().await
+    };
+    // A process that runs no processors answers 404; Kafka's view is enough then.
+    let said = ask.await.unwrap_or_default();
+    let processors = statuses.into_iter().map(|status| Processor {
+        member: said
+            .iter()
+            .find(|one| one["name"] == *status.processor)
+            .cloned(),
+        status,
+    });
+    Ok(processors.collect())
+}
+
 fn not_read(error: &OpsError) -> String {
     let missing = matches!(error, OpsError::Database(sqlx::Error::Database(error))
         if matches!(error.code().as_deref(), Some("42P01" | "3F000")));
@@ -193,6 +248,79 @@ impl Status {
         self.relay = Some(relay);
     }
 
+    fn look_at_processors(&mut self, processors: Vec<Processor>) {
+        for one in &processors {
+            let (status, name) = (&one.status, &one.status.processor);
+            if status.members == 0 {
+                self.problems.push(format!(
+                    "processor {name} has nobody in group {}: start `millrace up` or `millrace processors`",
+                    status.group
+                ));
+            }
+            if let Some(member) = one
+                .member
+                .as_ref()
+                .filter(|member| member["healthy"] == false)
+            {
+                let error = member["error"].as_str().unwrap_or("no reason given");
+                self.problems
+                    .push(format!("processor {name} does not get on: {error}"));
+            }
+            for block in &status.blocks {
+                self.problems.push(format!(
+                    "processor {name} has dead letters of {} since {}: {}; `millrace dlq show {name} {}`, then `millrace dlq redrive {name} {}`",
+                    block.key,
+                    block.since.format("%Y-%m-%d %H:%M:%SZ"),
+                    block.reason,
+                    block.key,
+                    block.key
+                ));
+            }
+        }
+        self.processors = Some(processors);
+    }
+
+    fn print_processors(&self) -> anyhow::Result<()> {
+        let processors = self.processors.as_deref().unwrap_or_default();
+        if processors.is_empty() {
+            return Ok(());
+        }
+        crate::output::line("")?;
+        let heading = [
+            "PROCESSOR",
+            "STATE",
+            "LAG",
+            "PARTITIONS",
+            "MEMBERS",
+            "BLOCKED KEYS",
+            "LAST ERROR",
+        ];
+        let row = |one: &Processor| {
+            let status = &one.status;
+            let behind = status.partitions.iter().filter(|one| !one.caught_up);
+            let lag: i64 = behind.clone().map(|one| one.lag).sum();
+            let state = match (status.members, status.caught_up) {
+                (0, _) => "nobody runs it",
+                (_, true) => "caught up",
+                (_, false) => "behind",
+            };
+            let error = one
+                .member
+                .as_ref()
+                .and_then(|one| one["last_error"].as_str());
+            vec![
+                status.processor.clone(),
+                state.to_owned(),
+                lag.to_string(),
+                format!("{} of {} behind", behind.count(), status.partitions.len()),
+                status.members.to_string(),
+                status.blocks.len().to_string(),
+                error.unwrap_or_default().to_owned(),
+            ]
+        };
+        crate::output::table(&heading, &processors.iter().map(row).collect::<Vec<_>>())
+    }
+
     fn print(&self) -> anyhow::Result<()> {
         match &self.relay {
             None => crate::output::line("relay   unknown")?,
@@ -224,6 +352,7 @@ impl Status {
                 ))?;
             }
         }
+        self.print_processors()?;
         for (title, lines) in [("NOTES", &self.notes), ("NEEDS ATTENTION", &self.problems)] {
             if !lines.is_empty() {
                 crate::output::line(&format!("\n{title}"))?;

@@ -13,6 +13,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
+use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
@@ -38,6 +39,9 @@ pub(crate) trait Member: Send + Sync + Sized + 'static {
 
     /// Something went wrong that polling does not return.
     fn failed(&self, error: &KafkaError);
+
+    /// Hears what the client counts, as often as `statistics.interval.ms` says.
+    fn measured(&self, _statistics: &Statistics) {}
 }
 
 /// A consumer of a group.
@@ -46,7 +50,11 @@ pub(crate) type GroupConsumer<M> = BaseConsumer<Context<M>>;
 /// The consumer's context: it leads back to the member.
 pub(crate) struct Context<M>(pub(crate) Arc<M>);
 
-impl<M: Member> ClientContext for Context<M> {}
+impl<M: Member> ClientContext for Context<M> {
+    fn stats(&self, statistics: Statistics) {
+        self.0.measured(&statistics);
+    }
+}
 
 impl<M: Member> ConsumerContext for Context<M> {
     fn rebalance(

@@ -51,6 +51,11 @@ pub(crate) struct Request {
     pub(crate) id: uuid::Uuid,
 }
 
+/// The record that asks the partition's owner to redrive a key.
+pub(crate) fn redrive_request(group: &str, at: (&str, i32, &[u8]), request: &Request) -> Outgoing {
+    About::Redrive.record(group, at, Some(request))
+}
+
 /// What a key of the topic is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum About {

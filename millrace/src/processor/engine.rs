@@ -139,6 +139,10 @@ impl Engine {
         }
     }
 
+    pub(crate) fn set_attempts_max(&mut self, attempts_max: u32) {
+        self.retries.attempts_max = attempts_max;
+    }
+
     /// Takes a partition from what is committed; returns the offset to read from.
     pub(crate) fn take(&mut self, key: Key, claim: Claim) -> i64 {
         let (topic, number) = (&key.0, key.1);

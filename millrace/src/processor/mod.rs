@@ -31,7 +31,9 @@ pub use letter::{Cause, Letter, State};
 pub use run::{ProcessorConfig, ProcessorError, ProcessorOptions, RunningProcessor};
 pub use topology::Topology;
 
-pub(crate) use block::{blocked_topic, dlq_topic};
+pub(crate) use block::{Request, blocked_topic, dlq_topic, redrive_request};
+pub(crate) use engine::{Claim, Engine, Retries, Step};
+pub(crate) use letter::fold as fold_letters;
 
 use crate::event::{Event, Recorded};
 use crate::log::topics::{Kind, Topic};

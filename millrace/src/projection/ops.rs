@@ -529,24 +529,24 @@ async fn partitions(
     Ok(rows.collect())
 }
 
-type Ends = BTreeMap<(String, i32), End>;
+pub(crate) type Ends = BTreeMap<(String, i32), End>;
 
 /// The end of a partition.
 #[derive(Clone, Copy)]
-struct End {
+pub(crate) struct End {
     /// Up to which transactions are finished.
-    stable: i64,
+    pub(crate) stable: i64,
     /// With those under way.
-    last: i64,
+    pub(crate) last: i64,
     /// True if a record stands between the position and `stable`.
-    left: bool,
+    pub(crate) left: bool,
 }
 
 /// The end of each partition, and whether a record stands between the position and it.
 ///
 /// An end above the position does not say so: transactions leave markers, which are offsets without a
 /// record. Only reading tells them apart.
-fn ends_and_rest(
+pub(crate) fn ends_and_rest(
     kafka: &KafkaConfig,
     positions: &[(String, i32, i64)],
 ) -> Result<Ends, KafkaError> {

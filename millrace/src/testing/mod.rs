@@ -2,6 +2,7 @@
 
 pub mod contract;
 mod given;
+pub mod topology;
 pub mod view;
 
 pub use given::{Given, Outcome, given};

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use chrono::{DateTime, Utc};
 use millrace::codec::{Codec, Schema, Writer};
 use millrace::command::CommandSet;
 use millrace::config::{KafkaConfig, Properties};
 use millrace::event::Event;
 use millrace::log::client;
+use millrace::log::read::ReadError;
 use millrace::log::topics::{self, Kind, Topic};
+use millrace::processor::ops::{self, OpsError};
 use millrace::processor::{
-    self, Handler, ProcessorConfig, ProcessorOptions, RunningProcessor, Topology,
+    self, Block, Handler, Letter, ProcessorConfig, ProcessorOptions, RunningProcessor, Topology,
 };
 use millrace::projection::{BoxFuture, Decoder, LearnError, Record, SchemaSource};
 use rdkafka::ClientConfig;
@@ -26,7 +27,7 @@ use tests::hall::{HallCommand, HallEvent};
 use tests::servers::Servers;
 use uuid::Uuid;
 
-use super::conformance::Emitted;
+use super::conformance::{Emitted, Log};
 use super::seats::Own;
 
 pub(super) struct World {
@@ -253,8 +254,97 @@ impl World {
             _ => None,
         })
     }
+}
 
-    pub(super) fn event_time() -> DateTime<Utc> {
-        "2026-01-02T03:04:05.678901Z".parse().expect("a time")
+/// The suite's view of Kafka: a world of one partition with a member that runs.
+pub(super) struct Running {
+    world: World,
+    member: Option<RunningProcessor>,
+}
+
+impl Log for Running {
+    async fn open(topology: Topology) -> Result<Self> {
+        let world = World::new(&topology, 1).await?;
+        let member = Some(world.start());
+        Ok(Self { world, member })
+    }
+
+    fn pipe(&mut self, hall: &str, event: HallEvent) -> Result<Uuid> {
+        self.world.produce(hall, &event)
+    }
+
+    fn pipe_foreign(&mut self, key: &str, payload: &[u8]) -> Result<()> {
+        self.world.produce_foreign(key, payload)
+    }
+
+    async fn settled(&mut self, offset: i64) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let committed = self.world.committed(0)?;
+            let ours = |(next, metadata): &(i64, String)| *next == offset && !metadata.is_empty();
+            if committed.as_ref().is_some_and(ours) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let health = self.member.as_ref().map(RunningProcessor::health);
+                bail!("not at {offset} after 60 s: {committed:?}, {health:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn commands(&mut self) -> Result<Vec<Emitted>> {
+        self.world.commands()
+    }
+
+    fn letters(&mut self) -> Result<Vec<Letter>> {
+        patiently(|| ops::letters(&self.world.kafka, &*self.world.own))
+    }
+
+    fn blocks(&mut self) -> Result<Vec<Block>> {
+        let blocks = patiently(|| ops::blocks(&self.world.kafka, &*self.world.own))?;
+        Ok(blocks.into_values().collect())
+    }
+
+    async fn redrive(&mut self, key: &str) -> Result<()> {
+        let (kafka, own) = (&self.world.kafka, &*self.world.own);
+        let asked = patiently(|| ops::redrive(kafka, own, key))?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while patiently(|| ops::is_done(kafka, own, &asked))?.is_none() {
+            if Instant::now() > deadline {
+                bail!("{key} was not redriven in 60 s");
+            }
+        }
+        Ok(())
+    }
+
+    async fn restart(&mut self) -> Result<()> {
+        if let Some(member) = self.member.take() {
+            member.stop().await?;
+        }
+        self.member = Some(self.world.start());
+        Ok(())
+    }
+
+    async fn reset(&mut self, offset: i64) -> Result<()> {
+        if let Some(member) = self.member.take() {
+            member.stop().await?;
+        }
+        let (group, topic) = (self.world.own.group(), &self.world.own.topic);
+        let to = ["--to-offset", &offset.to_string()];
+        tests::stock::reset_offsets(self.world.servers, &group, topic, &to)?;
+        self.member = Some(self.world.start());
+        Ok(())
+    }
+}
+
+/// A marker of a transaction may be written a moment after its commit was answered.
+fn patiently<T>(mut look: impl FnMut() -> Result<T, OpsError>) -> Result<T> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match tokio::task::block_in_place(&mut look) {
+            Err(OpsError::Read(ReadError::Open { .. })) if Instant::now() < deadline => {}
+            result => return Ok(result?),
+        }
     }
 }

@@ -3,4 +3,5 @@
 mod conformance;
 mod fencing;
 mod kafka;
+mod memory;
 mod seats;

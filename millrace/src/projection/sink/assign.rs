@@ -1,32 +1,25 @@
 //! Assignment: claiming checkpoints, judging resets, and starting each partition at its checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
-use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::KafkaResult;
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::statistics::Statistics;
-use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{Offset, TopicPartitionList};
 use sqlx::{Connection, PgConnection};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Health, SinkConfig, SinkError, crash_point, database, reader};
+use crate::log::Key;
+use crate::log::consumer::{self, GroupConsumer, KAFKA_TIMEOUT, Member};
 use crate::projection::checkpoint::{self, Beginning, Checkpoint};
 use crate::projection::reset::{self, Committed, Verdict};
 use crate::projection::{Build, Decoder, Projector, Start, builds};
 use crate::telemetry::consumers::Position;
 use crate::telemetry::sinks::Observed;
-
-/// Topic and partition.
-pub(super) type Key = (String, i32);
-
-pub(super) const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the loop and the rebalance callback share; both run on the sink's thread.
 pub(super) struct Core {
@@ -145,7 +138,7 @@ impl Core {
     /// recorded once; nothing of a partition is applied before its Kafka commit succeeded.
     pub(super) fn take(
         &self,
-        consumer: &BaseConsumer<Context>,
+        consumer: &GroupConsumer<Core>,
         partitions: &[Key],
     ) -> Result<Vec<Held>, SinkError> {
         let view = self.projector.name();
@@ -174,7 +167,7 @@ impl Core {
         // Read after the claim, which fences whoever might act on these offsets. Read before, it may be an
         // operator's skip that another sink executes while this process stands still: the checkpoint is then
         // ahead of it, and the skip would be taken for a reset backwards.
-        let committed = committed(consumer, partitions)?;
+        let committed = consumer::committed(consumer, partitions)?;
         let mut taken = Vec::with_capacity(claimed.len());
         for claim in claimed {
             let key = (claim.topic.clone(), claim.partition);
@@ -188,7 +181,7 @@ impl Core {
 
     fn beginning(
         &self,
-        consumer: &BaseConsumer<Context>,
+        consumer: &GroupConsumer<Core>,
         (topic, partition): &Key,
     ) -> Result<Beginning, SinkError> {
         let (first, end) = consumer.fetch_watermarks(topic, *partition, KAFKA_TIMEOUT)?;
@@ -212,7 +205,7 @@ impl Core {
     /// Acts on one partition's committed offset.
     fn settle(
         &self,
-        consumer: &BaseConsumer<Context>,
+        consumer: &GroupConsumer<Core>,
         mut claim: Checkpoint,
         committed: Option<&Committed>,
     ) -> Result<Held, SinkError> {
@@ -322,10 +315,15 @@ impl Core {
         }
         Held::Stopped(claim)
     }
+}
 
-    fn assigned(&self, consumer: &BaseConsumer<Context>, list: &mut TopicPartitionList) {
-        let keys: Vec<Key> = list.to_topic_map().into_keys().collect();
-        let taken = match self.take(consumer, &keys) {
+impl Member for Core {
+    fn name(&self) -> &str {
+        self.projector.name()
+    }
+
+    fn assigned(&self, consumer: &GroupConsumer<Self>, keys: &[Key]) -> BTreeMap<Key, Option<i64>> {
+        let taken = match self.take(consumer, keys) {
             Ok(taken) => taken,
             Err(error) => {
                 tracing::warn!(view = self.projector.name(), %error, "could not claim yet");
@@ -333,135 +331,52 @@ impl Core {
                 Vec::new()
             }
         };
-        let mut held: BTreeMap<Key, Held> =
-            keys.into_iter().map(|key| (key, Held::Unclaimed)).collect();
+        let mut held: BTreeMap<Key, Held> = keys
+            .iter()
+            .map(|key| (key.clone(), Held::Unclaimed))
+            .collect();
         for partition in taken {
             if let Held::Running(claim) | Held::Stopped(claim) = &partition {
                 held.insert((claim.topic.clone(), claim.partition), partition);
             }
         }
-        let mut resting = TopicPartitionList::new();
-        for ((topic, partition), held) in &held {
-            let offset = match held {
-                Held::Running(claim) => Offset::Offset(claim.next),
-                _ => {
-                    resting.add_partition(topic, *partition);
-                    // Valid whatever the log holds; nothing is fetched, and a claim seeks.
-                    Offset::End
-                }
-            };
-            let _ = list.set_partition_offset(topic, *partition, offset);
-        }
-        // The client keeps our pause over the loss of a partition: one that was lost while it rested would come back at rest,
-        // and nobody would ever wake it.
-        let woken = consumer.resume(list);
-        let assigned = match consumer.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => consumer.incremental_assign(list),
-            _ => consumer.assign(list),
-        };
-        let paused = match resting.count() {
-            0 => Ok(()),
-            _ => consumer.pause(&resting),
-        };
-        if let Err(error) = woken.and(assigned).and(paused) {
-            tracing::error!(view = self.projector.name(), %error, "assignment failed");
-            self.health.failed(error.to_string());
-        }
+        let starts = held.iter().map(|(key, held)| match held {
+            Held::Running(claim) => (key.clone(), Some(claim.next)),
+            _ => (key.clone(), None),
+        });
+        let starts = starts.collect();
         let mut state = self.state();
-        for key in held.keys() {
-            state.gone.insert(key.clone());
-        }
+        state.gone.extend(keys.iter().cloned());
         state.held.extend(held);
         self.health.set_partitions(state.held.len());
         self.revoked.store(true, Ordering::Relaxed);
+        starts
     }
 
-    fn unassigned(&self, consumer: &BaseConsumer<Context>, list: &TopicPartitionList) {
+    fn unassigned(&self, keys: &[Key]) {
         let mut state = self.state();
-        for element in list.elements() {
-            let key = (element.topic().to_owned(), element.partition());
-            state.held.remove(&key);
-            self.health.released(&key);
-            state.gone.insert(key);
+        for key in keys {
+            state.held.remove(key);
+            self.health.released(key);
+            state.gone.insert(key.clone());
         }
         self.health.set_partitions(state.held.len());
-        drop(state);
         self.revoked.store(true, Ordering::Relaxed);
-        let unassigned = match consumer.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
-            _ => consumer.unassign(),
-        };
-        if let Err(error) = unassigned {
-            tracing::warn!(view = self.projector.name(), %error, "unassignment failed");
-        }
-    }
-}
-
-/// The consumer's context: it leads back to the sink.
-pub(super) struct Context(pub(super) Arc<Core>);
-
-impl ClientContext for Context {
-    fn stats(&self, statistics: Statistics) {
-        let hung = self
-            .0
-            .observed
-            .group
-            .consumed(&statistics, &self.0.positions());
-        self.0.health.set_hung(hung);
-    }
-}
-
-impl ConsumerContext for Context {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        error: RDKafkaRespErr,
-        list: &mut TopicPartitionList,
-    ) {
-        match error {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-                self.0.assigned(consumer, list);
-            }
-            _ => self.0.unassigned(consumer, list),
-        }
     }
 
-    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
-        if let Err(error) = result {
-            // Only the group tools read these offsets; the checkpoint is what counts.
-            tracing::debug!(view = self.0.projector.name(), %error, "kafka commit failed");
-        }
+    fn failed(&self, error: &KafkaError) {
+        self.health.failed(error.to_string());
     }
-}
 
-fn committed(
-    consumer: &BaseConsumer<Context>,
-    partitions: &[Key],
-) -> KafkaResult<BTreeMap<Key, Committed>> {
-    let mut list = TopicPartitionList::new();
-    for (topic, partition) in partitions {
-        list.add_partition(topic, *partition);
+    fn measured(&self, statistics: &Statistics) {
+        let hung = self.observed.group.consumed(statistics, &self.positions());
+        self.health.set_hung(hung);
     }
-    let list = consumer.committed_offsets(list, KAFKA_TIMEOUT)?;
-    let mut committed = BTreeMap::new();
-    for element in list.elements() {
-        element.error()?;
-        if let Offset::Offset(offset) = element.offset() {
-            // The client panics on metadata that is not UTF-8; whoever wrote such, it is not empty.
-            let metadata = catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned()))
-                .unwrap_or_else(|_| "?".to_owned());
-            committed.insert(
-                (element.topic().to_owned(), element.partition()),
-                Committed { offset, metadata },
-            );
-        }
-    }
-    Ok(committed)
 }
 
 /// Commits one partition's offset with our metadata.
 pub(super) fn commit(
-    consumer: &BaseConsumer<Context>,
+    consumer: &GroupConsumer<Core>,
     claim: &Checkpoint,
     next: i64,
     mode: CommitMode,
@@ -471,14 +386,11 @@ pub(super) fn commit(
     consumer.commit(&list, mode)
 }
 
-/// Adds an offset with our metadata, which stands on the element: a commit without a list drops it.
+/// Adds the offset of a claim to a list of commits.
 pub(super) fn add_commit(
     list: &mut TopicPartitionList,
     claim: &Checkpoint,
     next: i64,
 ) -> KafkaResult<()> {
-    let mut element = list.add_partition(&claim.topic, claim.partition);
-    element.set_offset(Offset::Offset(next))?;
-    element.set_metadata(reset::metadata(claim.epoch, next));
-    Ok(())
+    consumer::add_commit(list, (&claim.topic, claim.partition), claim.epoch, next)
 }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use rdkafka::consumer::{CommitMode, Consumer, RebalanceProtocol};
-use rdkafka::error::KafkaError;
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::consumer::{CommitMode, Consumer};
 use sqlx::Connection;
 
 use super::SinkError;
-use super::assign::{Core, Held, KAFKA_TIMEOUT, Key, commit};
-use super::run::{Outcome, Session, list_of};
+use super::assign::{Core, Held, commit};
+use super::run::{Outcome, Session};
+use crate::log::Key;
+use crate::log::consumer::{self, list_of};
 use crate::projection::checkpoint::{self, Checkpoint, Move};
 use crate::projection::{ApplyError, ParkedKey, Request, builds, park};
 
@@ -92,7 +92,7 @@ impl Session<'_> {
             };
             let key = (claim.topic.clone(), claim.partition);
             if let Held::Running(claim) = &held {
-                self.go_to(claim)?;
+                consumer::go_to(&self.consumer, &key, claim.next)?;
                 self.consumer.resume(&list_of([&key]))?;
                 self.core.health.released(&key);
             }
@@ -100,26 +100,6 @@ impl Session<'_> {
         }
         self.core.health.recovered();
         Ok(())
-    }
-
-    /// Fetches from the claim's checkpoint on. A partition that the client does not fetch, as one that was out
-    /// of range, refuses to seek, and is assigned once more instead.
-    fn go_to(&self, claim: &Checkpoint) -> Result<(), KafkaError> {
-        let (topic, partition) = (&claim.topic, claim.partition);
-        let offset = Offset::Offset(claim.next);
-        let sought = self.consumer.seek(topic, partition, offset, KAFKA_TIMEOUT);
-        let Err(error) = sought else { return Ok(()) };
-        if !matches!(
-            self.consumer.rebalance_protocol(),
-            RebalanceProtocol::Cooperative
-        ) {
-            return Err(error);
-        }
-        tracing::debug!(view = self.core.projector.name(), %error, "assigned once more");
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, offset)?;
-        self.consumer.incremental_unassign(&list)?;
-        self.consumer.incremental_assign(&list)
     }
 
     /// Looks after everything that is not a batch; true if the view was paused.

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::BorrowedMessage;
-use rdkafka::{Message, Offset, TopicPartitionList};
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
 use sqlx::Connection;
 
-use super::assign::{Context, Core, Held, Key, add_commit};
+use super::assign::{Core, Held, add_commit};
 use super::{SinkError, crash_point, reader};
-use crate::log::client;
+use crate::log::consumer::{self, Context, GroupConsumer, Polled, list_of};
+use crate::log::{Key, client};
 use crate::projection::checkpoint::{self, Checkpoint, Move};
 use crate::projection::{Applied, ApplyError, Record, builds, is_outage};
 use crate::telemetry;
@@ -59,7 +59,7 @@ fn session(core: &Arc<Core>) -> Result<(), SinkError> {
     state.gone.clear();
     drop(state);
     let topics = core.projector.topics();
-    let consumer: BaseConsumer<Context> =
+    let consumer: GroupConsumer<Core> =
         client::consumer(&core.config.kafka, &core.projector.group(), "error")
             .set(
                 "statistics.interval.ms",
@@ -91,7 +91,7 @@ fn paused(core: &Core) -> Result<bool, SinkError> {
 
 pub(super) struct Session<'c> {
     pub(super) core: &'c Arc<Core>,
-    pub(super) consumer: BaseConsumer<Context>,
+    pub(super) consumer: GroupConsumer<Core>,
     topics: Vec<Arc<str>>,
     /// Polled and not yet written.
     batch: Vec<Record>,
@@ -158,45 +158,27 @@ impl Session<'_> {
 
     /// Takes in what one poll brings; false if it brought no record.
     pub(super) fn poll(&mut self, timeout: Duration) -> Result<bool, SinkError> {
-        let polled = match self.consumer.poll(timeout) {
-            None => Ok(None),
-            Some(Ok(message)) => {
-                let topic = topic_of(&self.topics, &message);
-                Ok(Some(Record::of(&message, topic)))
-            }
-            Some(Err(error)) => Err(error),
-        };
+        let polled = consumer::poll(&self.consumer, &self.topics, timeout);
         if self.core.revoked.swap(false, Ordering::Relaxed) {
             self.forget_gone();
         }
         match polled {
-            Ok(None) => Ok(false),
-            Ok(Some(record)) => {
+            Polled::Nothing => return Ok(false),
+            Polled::Record(record) => {
                 self.bytes += record.size();
                 self.batch.push(record);
                 self.core.pending.store(true, Ordering::Relaxed);
-                Ok(true)
             }
-            Err(KafkaError::PartitionEOF(_)) => Ok(true),
-            Err(error) => self.consumer_error(error).map(|()| true),
+            Polled::End => {}
+            Polled::Fatal(error) => return Err(error.into()),
+            Polled::OutOfRange(error) => self.stop_out_of_range(error)?,
+            Polled::Passing(error) => {
+                // Polling goes on.
+                tracing::warn!(view = self.core.projector.name(), %error, "consumer");
+                self.core.health.failed(error.to_string());
+            }
         }
-    }
-
-    fn consumer_error(&mut self, error: KafkaError) -> Result<(), SinkError> {
-        let code = error.rdkafka_error_code();
-        if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
-            return Err(error.into());
-        }
-        if matches!(
-            code,
-            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
-        ) {
-            return self.stop_out_of_range(error);
-        }
-        // Everything else heals by itself, and polling goes on.
-        tracing::warn!(view = self.core.projector.name(), %error, "consumer");
-        self.core.health.failed(error.to_string());
-        Ok(())
+        Ok(true)
     }
 
     /// The client does not say which partition it was, so what each would fetch next is compared with its log.
@@ -487,22 +469,6 @@ impl Session<'_> {
             tracing::debug!(view = self.core.projector.name(), %error, "kafka commit failed");
         }
     }
-}
-
-fn topic_of(topics: &[Arc<str>], message: &BorrowedMessage<'_>) -> Arc<str> {
-    topics
-        .iter()
-        .find(|topic| &***topic == message.topic())
-        .cloned()
-        .unwrap_or_else(|| message.topic().into())
-}
-
-pub(super) fn list_of<'k>(keys: impl IntoIterator<Item = &'k Key>) -> TopicPartitionList {
-    let mut list = TopicPartitionList::new();
-    for (topic, partition) in keys {
-        list.add_partition(topic, *partition);
-    }
-    list
 }
 
 /// Postgres is there and ended a statement at its time limit.

@@ -1,0 +1,241 @@
+//! `millrace dlq`: dead letters of processors.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use millrace::config::KafkaConfig;
+use millrace::processor::ops::{self, OpsError};
+use millrace::processor::{Handler, Letter, State};
+use serde_json::{Value, json};
+
+/// Between two looks at a request.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// List dead letters of processors, look at them, or run those of a key again.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    kafka: KafkaConfig,
+    /// Print JSON, one object a line.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// The dead letters that wait, of one processor or of all.
+    List {
+        /// The processor.
+        processor: Option<String>,
+        /// Also those that were redriven or came again after a reset.
+        #[arg(long)]
+        all: bool,
+    },
+    /// The dead letters of a key, with their headers.
+    Show {
+        /// The processor.
+        processor: String,
+        /// The key as `list` shows it.
+        key: String,
+    },
+    /// Run the waiting letters of a key again, in order, after the reason is gone.
+    Redrive {
+        /// The processor.
+        processor: String,
+        /// The key as `list` shows it.
+        key: String,
+        /// How long to wait for the partition's owner, in seconds.
+        #[arg(long, default_value_t = 30)]
+        timeout_s: u64,
+    },
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let topology = processors::topology();
+    let named = match &args.action {
+        Action::List { processor, .. } => processor.as_deref(),
+        Action::Show { processor, .. } | Action::Redrive { processor, .. } => {
+            Some(processor.as_str())
+        }
+    };
+    let handlers: Vec<Arc<dyn Handler>> = topology
+        .handlers()
+        .iter()
+        .filter(|handler| named.is_none_or(|name| handler.name() == name))
+        .cloned()
+        .collect();
+    if let (Some(name), true) = (named, handlers.is_empty()) {
+        let known: Vec<&str> = topology.handlers().iter().map(|one| one.name()).collect();
+        eprintln!(
+            "millrace: processor {name} is unknown; known are: {}",
+            known.join(", ")
+        );
+        return Ok(ExitCode::from(2));
+    }
+    // librdkafka's calls block, and nothing else runs in this process.
+    tokio::task::block_in_place(|| match &args.action {
+        Action::List { all, .. } => list(&args, &handlers, *all),
+        Action::Show { key, .. } => show(&args, &*handlers[0], key),
+        Action::Redrive { key, timeout_s, .. } => redrive(&args, &*handlers[0], key, *timeout_s),
+    })
+}
+
+fn letters(args: &Args, handler: &dyn Handler) -> anyhow::Result<Vec<Letter>> {
+    match ops::letters(&args.kafka, handler) {
+        Ok(letters) => Ok(letters),
+        Err(OpsError::NoTopic(_)) => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("dead letters of {}", handler.name())),
+    }
+}
+
+fn list(args: &Args, handlers: &[Arc<dyn Handler>], all: bool) -> anyhow::Result<ExitCode> {
+    let mut rows = Vec::new();
+    for handler in handlers {
+        for letter in letters(args, &**handler)? {
+            if !all && letter.state != State::Open {
+                continue;
+            }
+            if args.json {
+                crate::output::line(&summary(handler.name(), &letter).to_string())?;
+            }
+            rows.push(vec![
+                handler.name().to_owned(),
+                key_of(&letter),
+                format!("{}/{}", letter.record.topic, letter.record.partition),
+                letter.record.offset.to_string(),
+                state(&letter).to_owned(),
+                letter.cause.clone(),
+                letter.attempts.to_string(),
+                letter.at.map_or_else(String::new, |at| {
+                    at.format("%Y-%m-%d %H:%M:%SZ").to_string()
+                }),
+                letter.reason.clone(),
+            ]);
+        }
+    }
+    if args.json {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if rows.is_empty() {
+        crate::output::line("there are no dead letters")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let heading = [
+        "PROCESSOR",
+        "KEY",
+        "PARTITION",
+        "OFFSET",
+        "STATE",
+        "CAUSE",
+        "ATTEMPTS",
+        "SINCE",
+        "REASON",
+    ];
+    crate::output::table(&heading, &rows)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(args: &Args, handler: &dyn Handler, key: &str) -> anyhow::Result<ExitCode> {
+    let mut found = false;
+    for letter in letters(args, handler)?
+        .iter()
+        .filter(|letter| key_of(letter) == key)
+    {
+        found = true;
+        if args.json {
+            let mut shown = summary(handler.name(), letter);
+            shown["headers"] = letter.record.headers.to_json();
+            shown["payload_hex"] = letter.record.payload.as_deref().map(hex).into();
+            crate::output::line(&shown.to_string())?;
+            continue;
+        }
+        let size = letter.record.payload.as_ref().map_or(0, Vec::len);
+        crate::output::line(&format!(
+            "{}/{} offset {}, {size} bytes, {} after {} attempts ({}): {}",
+            letter.record.topic,
+            letter.record.partition,
+            letter.record.offset,
+            state(letter),
+            letter.attempts,
+            letter.cause,
+            letter.reason
+        ))?;
+        for (name, value) in letter.record.headers.iter() {
+            let text = String::from_utf8_lossy(value.unwrap_or_default()).into_owned();
+            crate::output::line(&format!("    {name}: {text}"))?;
+        }
+    }
+    if !found {
+        bail!("{} has no dead letter with the key {key}", handler.name());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn redrive(
+    args: &Args,
+    handler: &dyn Handler,
+    key: &str,
+    timeout_s: u64,
+) -> anyhow::Result<ExitCode> {
+    let asked = ops::redrive(&args.kafka, handler, key)?;
+    let until = Instant::now() + Duration::from_secs(timeout_s);
+    let left = loop {
+        match ops::is_done(&args.kafka, handler, &asked) {
+            Ok(Some(left)) => break left,
+            // The owner's transaction may be open just now.
+            Ok(None) | Err(OpsError::Read(millrace::log::read::ReadError::Open { .. })) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if Instant::now() > until {
+            bail!(
+                "nobody has executed the request within {timeout_s} s; it stays asked for. Is a processors process running? `millrace status` says"
+            );
+        }
+        std::thread::sleep(LOOK);
+    };
+    let name = handler.name();
+    if args.json {
+        let line =
+            json!({"processor": name, "key": key, "released": left.is_none(), "blocked": left});
+        crate::output::line(&line.to_string())?;
+    } else {
+        crate::output::line(&match &left {
+            None => format!("{name} handled all dead letters of {key}"),
+            Some(block) => format!(
+                "{key} is still blocked in {name}, from offset {} on, after {} attempts: {}",
+                block.first, block.attempts, block.reason
+            ),
+        })?;
+    }
+    Ok(ExitCode::from(u8::from(left.is_some())))
+}
+
+fn key_of(letter: &Letter) -> String {
+    match &letter.record.key {
+        Some(key) => String::from_utf8_lossy(key).into_owned(),
+        None => String::new(),
+    }
+}
+
+fn state(letter: &Letter) -> &'static str {
+    match letter.state {
+        State::Open => "open",
+        State::Redriven => "redriven",
+        State::Superseded => "superseded",
+    }
+}
+
+fn summary(processor: &str, letter: &Letter) -> Value {
+    json!({"processor": processor, "key": key_of(letter), "topic": &*letter.record.topic,
+           "partition": letter.record.partition, "offset": letter.record.offset,
+           "dlq_offset": letter.dlq_offset, "state": state(letter), "cause": letter.cause,
+           "attempts": letter.attempts, "at": letter.at, "reason": letter.reason})
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
