@@ -280,27 +280,31 @@ impl Letter {
     }
 }
 
-/// Rows of our partitions with something to produce, oldest first.
+/// Rows of our partitions with something to produce, oldest first. The epoch keeps a member that lost its partitions, and does
+/// not know it yet, from producing what the new owner produces; a repeat would do no harm.
 pub(in crate::effect) async fn to_emit(
     conn: impl PgExecutor<'_>,
     effect: &str,
     claims: &[Checkpoint],
     limit: i64,
 ) -> Result<Vec<Letter>, sqlx::Error> {
-    let (topics, partitions, _) = held(claims);
+    let (topics, partitions, epochs) = held(claims);
     sqlx::query_as(
         "SELECT c.event_id, c.state, c.attempts, c.class, c.reason, c.topic, c.partition, c.\"offset\",
                 c.record_key, c.payload, c.headers, c.ended_at, c.command_topic, c.command_key,
                 c.command_type, c.command_id, c.command_payload
          FROM millrace_effects.calls c
-         JOIN unnest($2::text[], $3::int[]) u (topic, partition)
-           ON u.topic = c.topic AND u.partition = c.partition
+         JOIN millrace_effects.checkpoints p
+           ON p.effect = c.effect AND p.topic = c.topic AND p.partition = c.partition
+         JOIN unnest($2::text[], $3::int[], $5::bigint[]) u (topic, partition, epoch)
+           ON u.topic = p.topic AND u.partition = p.partition AND u.epoch = p.epoch
          WHERE c.effect = $1 AND c.state IN ('done', 'failed') ORDER BY c.\"offset\" LIMIT $4",
     )
     .bind(effect)
     .bind(topics)
     .bind(partitions)
     .bind(limit)
+    .bind(epochs)
     .fetch_all(conn)
     .await
 }
