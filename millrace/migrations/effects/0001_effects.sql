@@ -75,6 +75,7 @@ CREATE TABLE calls (
     command_topic   text,
     command_key     text,
     command_type    text,
+    command_version integer,
     command_id      uuid,
     command_payload bytea,
     -- The record as it stands on the topic, until the row is settled.

@@ -20,11 +20,14 @@ use super::run::{Core, EffectError};
 use super::store::{self, Letter};
 use super::{crash_point, dead_letters_topic};
 use crate::config::KafkaConfig;
+use crate::event::snake_case;
 use crate::log::{client, headers};
 use crate::projection::HeaderBlock;
 
 /// Most records produced before their rows are marked.
 const PAGE: i64 = 500;
+/// Longest reason that a letter carries; a receiver may say anything.
+const REASON_CHARS_MAX: usize = 2_000;
 const TICK: Duration = Duration::from_millis(250);
 
 /// Delivery reports, each to whoever waits for it.
@@ -119,6 +122,7 @@ async fn page(core: &Core, producer: &EffectProducer) -> Result<usize, EffectErr
         store::dead(&core.pool, core.name(), &dead).await?;
         core.health
             .count(|report| report.dead_letters += dead.len() as u64);
+        core.dead_letters.poison(dead.len() as u64);
         crash_point("effect.after-dead");
     }
     match failed {
@@ -150,17 +154,21 @@ fn send_command(
         (headers::SOURCE, format!("/millrace/effect/{}", core.name())),
         (
             headers::TYPE,
-            crate::event::ce_type(aggregate, &record_type),
+            format!("{aggregate}.{}", snake_case(&record_type)),
         ),
         (headers::SUBJECT, key.clone()),
         (headers::CONTENT_TYPE, "application/avro".to_owned()),
         (headers::CAUSATION_ID, row.event_id.to_string()),
     ];
+    let version = row.command_version;
+    all.extend(version.map(|version| (headers::SCHEMA_VERSION, version.to_string())));
     // The time that was recorded: a repeat says the same.
     all.extend(row.ended_at.map(|at| (headers::TIME, headers::time(at))));
     if let Some(metadata) = metadata {
+        let event_id = row.event_id.to_string();
+        let correlation = metadata.correlation_id.unwrap_or(event_id);
         let optional = [
-            (headers::CORRELATION_ID, metadata.correlation_id),
+            (headers::CORRELATION_ID, Some(correlation)),
             (headers::TENANT_ID, metadata.tenant_id),
             (headers::TRACEPARENT, metadata.traceparent),
         ];
@@ -194,16 +202,19 @@ fn send_letter(
 ) -> Result<(), KafkaError> {
     let topic = dead_letters_topic(core.name());
     let original: HeaderBlock = row.headers();
+    let reason = row.reason.as_deref().unwrap_or_default();
+    let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
     let why = [
         ("millrace_dlq_topic", row.topic.clone()),
         ("millrace_dlq_partition", row.partition.to_string()),
         ("millrace_dlq_offset", row.offset.to_string()),
-        ("millrace_dlq_class", row.class.clone().unwrap_or_default()),
-        (
-            "millrace_dlq_reason",
-            row.reason.clone().unwrap_or_default(),
-        ),
+        ("millrace_dlq_cause", row.class.clone().unwrap_or_default()),
+        ("millrace_dlq_reason", reason),
         ("millrace_dlq_attempts", row.attempts.to_string()),
+        (
+            "millrace_dlq_time",
+            row.ended_at.map(headers::time).unwrap_or_default(),
+        ),
     ];
     let mut owned = OwnedHeaders::new();
     // A letter that was redriven and came back must not carry the reasons of before.
@@ -218,7 +229,10 @@ fn send_letter(
         });
     }
     let mut record: BaseRecord<'_, [u8], [u8], _> =
-        BaseRecord::with_opaque_to(&topic, Box::new(report)).headers(owned);
+        BaseRecord::with_opaque_to(&topic, Box::new(report))
+            // Beside its key's, also where it has none.
+            .partition(row.partition)
+            .headers(owned);
     record.key = row.record_key.as_deref();
     record.payload = row.payload.as_deref();
     producer.send(record).map_err(|(error, _)| error)

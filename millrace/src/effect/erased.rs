@@ -173,7 +173,7 @@ impl<E: Effect> Erased for Kind<E> {
     ) -> BoxFuture<'a, Result<Option<OutcomeCommand>, CallError>> {
         Box::pin(async move {
             let event = read_for_call::<E::Event>(decoder, record).await?;
-            self.0.call(&calling.of(&event)).await
+            self.0.call(&calling.of(&event, decoder)).await
         })
     }
 
@@ -186,7 +186,7 @@ impl<E: Effect> Erased for Kind<E> {
         Box::pin(async move {
             let event = read_for_call::<E::Event>(decoder, record).await?;
             match self.0.rule() {
-                Rule::AskByKey(asker) => asker.ask(&calling.of(&event)).await,
+                Rule::AskByKey(asker) => asker.ask(&calling.of(&event, decoder)).await,
                 Rule::SafeToRepeat => Ok(Answer::NotDone),
                 Rule::NeverRepeat => Err(CallError::Unknown("an operator decides".to_owned())),
             }
@@ -195,8 +195,9 @@ impl<E: Effect> Erased for Kind<E> {
 }
 
 impl Calling {
-    fn of<'c, E>(&self, event: &'c Recorded<E>) -> Call<'c, E> {
+    fn of<'c, E>(&self, event: &'c Recorded<E>, decoder: &'c Decoder) -> Call<'c, E> {
         Call {
+            codec: decoder.codec(),
             event,
             key: self.key,
             number: self.number,

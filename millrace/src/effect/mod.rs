@@ -6,14 +6,12 @@
 //!
 //! There is no transaction over Kafka and the outside. So every event that an effect acts on is a row in Postgres, and
 //! the row says durably that a call begins before it does. What a crash leaves behind is then known to be in doubt, and
-//! the effect's [`Rule`] says what to do about it: [`docs/decisions/0006-effects.md`] holds the states, the invariants and
+//! the effect's [`Rule`] says what to do about it: `docs/decisions/0006-effects.md` holds the states, the invariants and
 //! the schedules that would break them.
 //!
 //! Guarantees: an event is claimed once, also after a replay; calls of one aggregate follow the order of its events;
 //! no call begins while another one of the same row may be under way; an outcome command is produced at least once,
 //! always under the same id.
-//!
-//! [`docs/decisions/0006-effects.md`]: https://docs.rs/millrace
 
 mod emit;
 mod erased;
@@ -35,9 +33,14 @@ pub use erased::{Registered, effect};
 pub use policy::{Backoff, Policy};
 pub use run::{EffectError, EffectOptions, Effects, EffectsConfig, HealthReport};
 
+use crate::codec::Codec;
+use crate::command::{Command, CommandSet};
 use crate::event::{Recorded, events_topic};
+use crate::log::topics::{Kind, Topic};
 pub use crate::projection::{BoxFuture, Payload, Start};
 
+/// Largest value of a command; the broker's limit for a record with its headers is 1048588.
+const COMMAND_BYTES_MAX: usize = 1_000_000;
 /// Longest name of an effect.
 const NAME_BYTES_MAX: usize = 40;
 /// Namespace of the UUIDv5 ids that are made from event ids: keys of calls and ids of outcome commands.
@@ -54,7 +57,7 @@ pub fn dead_letters_topic(name: &str) -> String {
 }
 
 /// What one call needs to know.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Call<'c, E> {
     /// The event that it is about.
     pub event: &'c Recorded<E>,
@@ -65,6 +68,41 @@ pub struct Call<'c, E> {
     pub number: u32,
     /// How long the call may take; it is dropped then.
     pub timeout: Duration,
+    codec: &'c Codec,
+}
+
+impl<E> Call<'_, E> {
+    /// The command that the outcome comes back as. An error means that its schema was not registered or that it is too
+    /// large: the call was carried out, and an operator has to say the rest.
+    pub fn command<C: Command>(
+        &self,
+        aggregate_id: &str,
+        command: &C,
+    ) -> Result<OutcomeCommand, CallError> {
+        let fault = |reason: String| {
+            let (aggregate, kind) = (C::Set::AGGREGATE, C::TYPE);
+            CallError::Permanent(format!(
+                "it was carried out, but its outcome, command {kind} to {aggregate} {aggregate_id}, cannot be sent: {reason}"
+            ))
+        };
+        let writer = self.codec.writer(C::Set::AGGREGATE, C::TYPE);
+        let schema_version = writer.map_err(|error| fault(error.to_string()))?.version;
+        let encoded = self.codec.encode_command(command);
+        let (_, payload) = encoded.map_err(|error| fault(error.to_string()))?;
+        if payload.len() > COMMAND_BYTES_MAX {
+            return Err(fault(format!(
+                "it has {} bytes, the limit is {COMMAND_BYTES_MAX}",
+                payload.len()
+            )));
+        }
+        Ok(OutcomeCommand {
+            aggregate: C::Set::AGGREGATE.into(),
+            aggregate_id: aggregate_id.to_owned(),
+            command_type: C::TYPE.into(),
+            schema_version,
+            payload,
+        })
+    }
 }
 
 /// A command that an outcome comes back as. Its id is made from the event's id and the effect's name, so a repeat
@@ -77,6 +115,8 @@ pub struct OutcomeCommand {
     pub aggregate_id: String,
     /// Command type, such as `RaiseCounter`.
     pub command_type: Cow<'static, str>,
+    /// Number of the schema file that the payload is written with.
+    pub schema_version: u32,
     /// The command in the registry's framing.
     pub payload: Vec<u8>,
 }
@@ -250,7 +290,13 @@ fn crash_point(name: &str) {
     let _ = name;
 }
 
-/// The topic of the commands to an aggregate type.
-fn commands_topic(aggregate: &str) -> String {
-    format!("{aggregate}.commands")
+/// The topics that effects add to those of events and commands.
+pub fn topics<'r>(effects: impl IntoIterator<Item = &'r Registered>) -> Vec<Topic> {
+    effects
+        .into_iter()
+        .map(|one| Topic {
+            name: dead_letters_topic(one.name()),
+            kind: Kind::DeadLetters,
+        })
+        .collect()
 }

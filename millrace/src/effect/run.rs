@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use rdkafka::error::KafkaError;
 use sqlx::PgConnection;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use tokio::runtime::Handle;
@@ -17,12 +18,14 @@ use uuid::Uuid;
 use super::erased::Registered;
 use super::health::Health;
 pub use super::health::HealthReport;
-use super::intake::{self, Held, Key};
+use super::intake::{self, Held};
 use super::{emit, store, work};
 use crate::config::{KafkaConfig, ViewsConfig};
+use crate::log::consumer::{GroupConsumer, Key, Member};
 use crate::projection::Decoder;
 use crate::projection::checkpoint::Checkpoint;
 use crate::projection::sink::database;
+use crate::telemetry::letters::DeadLetters;
 
 /// Connections of an effect for its calls; intake has one of its own.
 const CONNECTIONS: u32 = 4;
@@ -77,7 +80,7 @@ pub enum EffectError {
     Registration(String),
     /// Kafka.
     #[error("kafka: {0}")]
-    Kafka(#[from] rdkafka::error::KafkaError),
+    Kafka(#[from] KafkaError),
     /// Postgres.
     #[error("postgres: {0}")]
     Database(#[from] sqlx::Error),
@@ -105,6 +108,7 @@ pub(super) struct Core {
     pub(super) runtime: Handle,
     pub(super) pool: PgPool,
     pub(super) health: Health,
+    pub(super) dead_letters: DeadLetters,
     pub(super) shutdown: CancellationToken,
     /// There may be something to call.
     pub(super) wake: Notify,
@@ -155,29 +159,6 @@ impl Core {
                 })
                 .collect()
         })
-    }
-
-    pub(super) fn assigned(&self, partitions: impl Iterator<Item = (Key, Held)>) {
-        self.with_held(|held| {
-            let mut gone = self.gone();
-            for (key, entry) in partitions {
-                gone.insert(key.clone());
-                held.insert(key, entry);
-            }
-        });
-        self.changed.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn unassigned(&self, partitions: impl Iterator<Item = Key>) {
-        self.with_held(|held| {
-            let mut gone = self.gone();
-            for key in partitions {
-                held.remove(&key);
-                self.health.released(&key);
-                gone.insert(key);
-            }
-        });
-        self.changed.store(true, Ordering::Relaxed);
     }
 
     fn gone(&self) -> std::sync::MutexGuard<'_, BTreeSet<Key>> {
@@ -232,6 +213,41 @@ impl Core {
     }
 }
 
+impl Member for Core {
+    fn name(&self) -> &str {
+        self.registered.name()
+    }
+
+    /// All of them rest until the loop has claimed them.
+    fn assigned(&self, _: &GroupConsumer<Self>, keys: &[Key]) -> BTreeMap<Key, Option<i64>> {
+        self.with_held(|held| {
+            let mut gone = self.gone();
+            for key in keys {
+                gone.insert(key.clone());
+                held.insert(key.clone(), Held::Unclaimed);
+            }
+        });
+        self.changed.store(true, Ordering::Relaxed);
+        BTreeMap::new()
+    }
+
+    fn unassigned(&self, keys: &[Key]) {
+        self.with_held(|held| {
+            let mut gone = self.gone();
+            for key in keys {
+                held.remove(key);
+                self.health.released(key);
+                gone.insert(key.clone());
+            }
+        });
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
+    fn failed(&self, error: &KafkaError) {
+        self.health.failed(error.to_string());
+    }
+}
+
 /// A running effect. Dropping it stops it without waiting.
 pub struct Effects {
     core: Arc<Core>,
@@ -257,6 +273,7 @@ impl Effects {
             .acquire_timeout(Duration::from_secs(5))
             .connect_lazy_with(database::options(&config.views, "millrace effect")?);
         let producer = emit::producer(&config.kafka)?;
+        let dead_letters = DeadLetters::of(&super::group(registered.name()));
         let core = Arc::new(Core {
             owner: format!("{}/{}", std::process::id(), Uuid::now_v7().simple()),
             config,
@@ -265,6 +282,7 @@ impl Effects {
             runtime: Handle::current(),
             pool,
             health: Health::default(),
+            dead_letters,
             shutdown: CancellationToken::new(),
             wake: Notify::new(),
             ended: Notify::new(),

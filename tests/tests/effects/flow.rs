@@ -187,10 +187,10 @@ async fn a_permanent_failure_becomes_a_dead_letter_and_holds_back_its_key_only()
     let of = |hall: &str| letters.iter().find(|one| one.key == hall).unwrap();
     assert_eq!(letters.len(), 3);
     assert_eq!(of("north").headers["ce_id"], bad.to_string());
-    assert_eq!(of("north").headers["millrace_dlq_class"], "permanent");
+    assert_eq!(of("north").headers["millrace_dlq_cause"], "permanent");
     assert_eq!(of("east").headers["millrace_dlq_attempts"], "3");
     assert_eq!(of("west").value, b"\0\0\0\x03\xe7poison");
-    assert_eq!(of("west").headers["millrace_dlq_class"], "poison");
+    assert_eq!(of("west").headers["millrace_dlq_cause"], "poison");
     running.stop().await?;
     Ok(())
 }

@@ -352,6 +352,7 @@ impl Post {
             aggregate: self.topic.trim_end_matches(".events").to_owned().into(),
             aggregate_id: hall.to_owned(),
             command_type: "ConfirmSeat".into(),
+            schema_version: 1,
             payload: guest.as_bytes().to_vec(),
         }
     }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use sqlx::Connection;
 
-use super::Key;
 use crate::effect::erased::Selection;
 use crate::effect::run::{Core, EffectError};
 use crate::effect::store::{self, Claimed};
 use crate::effect::{call_key, crash_point, foreign_id};
+use crate::log::consumer::Key;
 use crate::position::JournalPosition;
 use crate::projection::Record;
 use crate::projection::checkpoint::Move;

@@ -5,7 +5,6 @@
 //! in silence up to where it once was. The schedule that would break it without the mark: an operator resets the group to the
 //! log's start after the rows of last year were removed, and every mail of that year goes out again.
 
-mod assign;
 mod batch;
 mod own;
 
@@ -14,25 +13,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::BorrowedMessage;
-use rdkafka::{Message, Offset, TopicPartitionList};
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::error::KafkaError;
 
 use super::run::{Core, EffectError};
 use super::{group, store};
 use crate::log::client;
+use crate::log::consumer::{self, Context, GroupConsumer, Key, Polled, list_of};
+use crate::projection::Record;
 use crate::projection::checkpoint::{Checkpoint, Move};
-use crate::projection::{Record, reset};
-use assign::Context;
-
-/// Topic and partition.
-pub(super) type Key = (String, i32);
 
 /// How often a pause and claims that wait are looked at.
 const TICK: Duration = Duration::from_millis(250);
 const POLL: Duration = Duration::from_millis(100);
-const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 const RUNBOOK: &str = "docs/runbooks/offset-out-of-range.md";
 
 /// A partition that the group assigned to us.
@@ -71,7 +65,7 @@ fn session(core: &Arc<Core>) -> Result<(), EffectError> {
     core.health.set_paused(false);
     core.forget_partitions();
     let topics = core.registered.topics();
-    let consumer: BaseConsumer<Context> =
+    let consumer: GroupConsumer<Core> =
         client::consumer(&core.config.kafka, &group(core.name()), "error")
             .create_with_context(Context(core.clone()))?;
     consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
@@ -95,7 +89,7 @@ fn paused(core: &Core) -> Result<bool, EffectError> {
 
 struct Session<'c> {
     core: &'c Arc<Core>,
-    consumer: BaseConsumer<Context>,
+    consumer: GroupConsumer<Core>,
     topics: Vec<Arc<str>>,
     /// Polled and not yet written.
     batch: Vec<Record>,
@@ -143,14 +137,7 @@ impl Session<'_> {
 
     /// Takes in what one poll brings; false if it brought no record.
     fn poll(&mut self, timeout: Duration) -> Result<bool, EffectError> {
-        let polled = match self.consumer.poll(timeout) {
-            None => Ok(None),
-            Some(Ok(message)) => {
-                let topic = topic_of(&self.topics, &message);
-                Ok(Some(Record::of(&message, topic)))
-            }
-            Some(Err(error)) => Err(error),
-        };
+        let polled = consumer::poll(&self.consumer, &self.topics, timeout);
         if self.core.changed.swap(false, Ordering::Relaxed) {
             let gone = self.core.take_gone();
             self.forget(&gone);
@@ -158,32 +145,22 @@ impl Session<'_> {
             self.ticked = None;
         }
         match polled {
-            Ok(None) => Ok(false),
-            Ok(Some(record)) => {
+            Polled::Nothing => Ok(false),
+            Polled::Record(record) => {
                 self.bytes += record.size();
                 self.batch.push(record);
                 Ok(true)
             }
-            Err(KafkaError::PartitionEOF(_)) => Ok(true),
-            Err(error) => self.consumer_error(error).map(|()| true),
+            Polled::End => Ok(true),
+            Polled::Fatal(error) => Err(error.into()),
+            Polled::OutOfRange(error) => self.stop_out_of_range(error).map(|()| true),
+            Polled::Passing(error) => {
+                // It heals by itself, and polling goes on.
+                tracing::warn!(effect = self.core.name(), %error, "consumer");
+                self.core.health.failed(error.to_string());
+                Ok(true)
+            }
         }
-    }
-
-    fn consumer_error(&mut self, error: KafkaError) -> Result<(), EffectError> {
-        let code = error.rdkafka_error_code();
-        if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
-            return Err(error.into());
-        }
-        if matches!(
-            code,
-            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
-        ) {
-            return self.stop_out_of_range(error);
-        }
-        // Everything else heals by itself, and polling goes on.
-        tracing::warn!(effect = self.core.name(), %error, "consumer");
-        self.core.health.failed(error.to_string());
-        Ok(())
     }
 
     fn forget(&mut self, keys: &BTreeSet<Key>) {
@@ -323,26 +300,8 @@ impl Session<'_> {
     }
 }
 
-fn topic_of(topics: &[Arc<str>], message: &BorrowedMessage<'_>) -> Arc<str> {
-    topics
-        .iter()
-        .find(|topic| &***topic == message.topic())
-        .cloned()
-        .unwrap_or_else(|| message.topic().into())
-}
-
-fn list_of<'k>(keys: impl IntoIterator<Item = &'k Key>) -> TopicPartitionList {
-    let mut list = TopicPartitionList::new();
-    for (topic, partition) in keys {
-        list.add_partition(topic, *partition);
-    }
-    list
-}
-
-/// Adds an offset with our metadata, which stands on the element: a commit without a list drops it.
+/// Adds a claim's offset with our metadata.
 fn add_commit(list: &mut TopicPartitionList, claim: &Checkpoint) -> Result<(), KafkaError> {
-    let mut element = list.add_partition(&claim.topic, claim.partition);
-    element.set_offset(Offset::Offset(claim.next))?;
-    element.set_metadata(reset::metadata(claim.epoch, claim.next));
-    Ok(())
+    let key = (claim.topic.as_str(), claim.partition);
+    consumer::add_commit(list, key, claim.epoch, claim.next)
 }

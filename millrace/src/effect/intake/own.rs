@@ -1,18 +1,19 @@
 //! Owning partitions: claim, prove, judge resets, stop.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rdkafka::consumer::{CommitMode, Consumer, RebalanceProtocol};
+use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{Held, KAFKA_TIMEOUT, Key, RUNBOOK, Session, add_commit, list_of, paused};
+use super::{Held, RUNBOOK, Session, add_commit, paused};
 use crate::effect::run::EffectError;
 use crate::effect::{Start, crash_point, store};
+use crate::log::consumer::{KAFKA_TIMEOUT, Key, committed, go_to, list_of};
+use crate::log::offsets::Committed;
 use crate::projection::checkpoint::{Beginning, Checkpoint};
-use crate::projection::reset::{self, Committed, Verdict};
+use crate::projection::reset::{self, Verdict};
 use crate::projection::sink::reader;
 
 impl Session<'_> {
@@ -123,14 +124,14 @@ impl Session<'_> {
         })?;
         crash_point("effect.after-claim");
         // Read after the claim, which fences whoever might act on these offsets.
-        let committed = self.committed(&waiting)?;
+        let committed = committed(&self.consumer, &waiting)?;
         for claim in claims {
             let key = (claim.topic.clone(), claim.partition);
             let settled = self.settle(claim, committed.get(&key))?;
             // Whatever was polled before the seek is not from the checkpoint on.
             self.forget(&BTreeSet::from([key.clone()]));
             if let Held::Running(claim) = &settled {
-                self.go_to(claim)?;
+                go_to(&self.consumer, &key, claim.next)?;
                 self.consumer.resume(&list_of([&key]))?;
                 self.core.health.released(&key);
             }
@@ -168,27 +169,6 @@ impl Session<'_> {
     ) -> Result<Option<crate::position::JournalPosition>, EffectError> {
         reader::last_event_before(&self.core.config.kafka, at, from, target)
             .map_err(|error| EffectError::Read(error.to_string()))
-    }
-
-    /// What the group has committed on these partitions.
-    fn committed(&self, partitions: &[Key]) -> Result<BTreeMap<Key, Committed>, KafkaError> {
-        let list = self
-            .consumer
-            .committed_offsets(list_of(partitions), KAFKA_TIMEOUT)?;
-        let mut committed = BTreeMap::new();
-        for element in list.elements() {
-            element.error()?;
-            if let Offset::Offset(offset) = element.offset() {
-                // The client panics on metadata that is not UTF-8; whoever wrote such, it is not empty.
-                let metadata = catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned()))
-                    .unwrap_or_else(|_| "?".to_owned());
-                committed.insert(
-                    (element.topic().to_owned(), element.partition()),
-                    Committed { offset, metadata },
-                );
-            }
-        }
-        Ok(committed)
     }
 
     /// Acts on one partition's committed offset: where an operator set the group, the checkpoint follows.
@@ -238,25 +218,6 @@ impl Session<'_> {
         }
         self.commit(&claim)?;
         Ok(Held::Running(claim))
-    }
-
-    /// Fetches from the claim's checkpoint on. A partition that the client does not fetch, as one that was out
-    /// of range, refuses to seek, and is assigned once more instead.
-    fn go_to(&self, claim: &Checkpoint) -> Result<(), KafkaError> {
-        let (topic, partition) = (&claim.topic, claim.partition);
-        let offset = Offset::Offset(claim.next);
-        let sought = self.consumer.seek(topic, partition, offset, KAFKA_TIMEOUT);
-        let Err(error) = sought else { return Ok(()) };
-        if !matches!(
-            self.consumer.rebalance_protocol(),
-            RebalanceProtocol::Cooperative
-        ) {
-            return Err(error);
-        }
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, offset)?;
-        self.consumer.incremental_unassign(&list)?;
-        self.consumer.incremental_assign(&list)
     }
 
     /// The client does not say which partition it was, so what each would fetch next is compared with its log.

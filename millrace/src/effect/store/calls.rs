@@ -215,7 +215,7 @@ async fn write(
              ended_at = CASE WHEN $5::text IS NULL THEN NULL ELSE clock_timestamp() END,
              settled_at = CASE WHEN $4 = 'settled' THEN clock_timestamp() END,
              command_topic = $11, command_key = $12, command_type = $13, command_id = $14,
-             command_payload = $15,
+             command_payload = $15, command_version = $17,
              record_key = CASE WHEN $4 = 'settled' THEN NULL ELSE record_key END,
              payload = CASE WHEN $4 = 'settled' THEN NULL ELSE payload END,
              headers = CASE WHEN $4 = 'settled' THEN NULL ELSE headers END
@@ -233,12 +233,13 @@ async fn write(
     .bind(next.map(|next| i32::try_from(next.attempts).unwrap_or(i32::MAX)))
     .bind(next.map(|next| i32::try_from(next.misses).unwrap_or(i32::MAX)))
     .bind(pause.as_secs_f64())
-    .bind(command.map(|command| crate::effect::commands_topic(&command.aggregate)))
+    .bind(command.map(|command| crate::event::commands_topic(&command.aggregate)))
     .bind(command.map(|command| command.aggregate_id.as_str()))
     .bind(command.map(|command| command.command_type.as_ref()))
     .bind(command.map(|_| crate::effect::outcome_id(effect, row.event_id)))
     .bind(command.map(|command| command.payload.as_slice()))
     .bind(owner)
+    .bind(command.map(|command| i32::try_from(command.schema_version).unwrap_or(i32::MAX)))
     .execute(conn)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -262,6 +263,7 @@ pub(in crate::effect) struct Letter {
     pub(in crate::effect) command_topic: Option<String>,
     pub(in crate::effect) command_key: Option<String>,
     pub(in crate::effect) command_type: Option<String>,
+    pub(in crate::effect) command_version: Option<i32>,
     pub(in crate::effect) command_id: Option<Uuid>,
     pub(in crate::effect) command_payload: Option<Vec<u8>>,
 }
@@ -280,27 +282,31 @@ impl Letter {
     }
 }
 
-/// Rows of our partitions with something to produce, oldest first.
+/// Rows of our partitions with something to produce, oldest first. The epoch keeps a member that lost its partitions, and does
+/// not know it yet, from producing what the new owner produces; a repeat would do no harm.
 pub(in crate::effect) async fn to_emit(
     conn: impl PgExecutor<'_>,
     effect: &str,
     claims: &[Checkpoint],
     limit: i64,
 ) -> Result<Vec<Letter>, sqlx::Error> {
-    let (topics, partitions, _) = held(claims);
+    let (topics, partitions, epochs) = held(claims);
     sqlx::query_as(
         "SELECT c.event_id, c.state, c.attempts, c.class, c.reason, c.topic, c.partition, c.\"offset\",
                 c.record_key, c.payload, c.headers, c.ended_at, c.command_topic, c.command_key,
-                c.command_type, c.command_id, c.command_payload
+                c.command_type, c.command_version, c.command_id, c.command_payload
          FROM millrace_effects.calls c
-         JOIN unnest($2::text[], $3::int[]) u (topic, partition)
-           ON u.topic = c.topic AND u.partition = c.partition
+         JOIN millrace_effects.checkpoints p
+           ON p.effect = c.effect AND p.topic = c.topic AND p.partition = c.partition
+         JOIN unnest($2::text[], $3::int[], $5::bigint[]) u (topic, partition, epoch)
+           ON u.topic = p.topic AND u.partition = p.partition AND u.epoch = p.epoch
          WHERE c.effect = $1 AND c.state IN ('done', 'failed') ORDER BY c.\"offset\" LIMIT $4",
     )
     .bind(effect)
     .bind(topics)
     .bind(partitions)
     .bind(limit)
+    .bind(epochs)
     .fetch_all(conn)
     .await
 }
