@@ -9,6 +9,7 @@ mod commands;
 mod crash;
 mod effects;
 mod operate;
+mod overhead;
 mod processors;
 mod query;
 mod rebuild;
