@@ -85,7 +85,10 @@ async fn what_the_metrics_cost_a_command() -> Result<()> {
     }
     let counted = format!("{}", ROUNDS * CALLERS * COMMANDS);
     let rendered = recorder.handle().render();
-    assert!(rendered.contains(&counted), "nothing was counted:\n{rendered}");
+    assert!(
+        rendered.contains(&counted),
+        "nothing was counted:\n{rendered}"
+    );
     for (name, mut paces) in ["without", "with"].into_iter().zip(paces) {
         paces.sort_by(f64::total_cmp);
         println!(
