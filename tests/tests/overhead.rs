@@ -8,7 +8,7 @@ use anyhow::Result;
 use chrono::Utc;
 use futures::future::try_join_all;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use millrace::command::{AggregateType, CommandId, Commands, Envelope, WriteConfig};
+use millrace::command::{AggregateType, CommandData, CommandId, Commands, Envelope, WriteConfig};
 use millrace::config::{JournalConfig, Registration, RegistryConfig, Secret};
 use millrace::journal::Journal;
 use millrace::registry::{Registry, SchemaSet};
@@ -28,7 +28,7 @@ async fn pace(commands: &Commands, round: usize) -> Result<f64> {
             let envelope = Envelope {
                 aggregate_id: format!("{round}-{caller}-{n}"),
                 command_type: "ReserveSeat".to_owned(),
-                data: r#"{"guest":"ada"}"#.to_owned(),
+                data: CommandData::Json(r#"{"guest":"ada"}"#.to_owned()),
                 id: CommandId::made(),
                 expected_version: None,
                 correlation_id: None,
