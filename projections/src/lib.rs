@@ -130,10 +130,6 @@ pub async fn start(
         views: config.views,
         options: config.sink,
     };
-    tokio::spawn(telemetry::views::watch(
-        sink_config.views.clone(),
-        shutdown.clone(),
-    ));
     let mut sinks = Vec::new();
     for projector in &projectors {
         let component = health.component(&format!("view {}", projector.name()));
@@ -146,6 +142,10 @@ pub async fn start(
         sinks.push((sink, component));
     }
     starting.ready();
+    tokio::spawn(telemetry::views::watch(
+        rebuilds.views.clone(),
+        shutdown.clone(),
+    ));
     let builders = tokio::spawn(rebuild::run(
         rebuilds,
         projectors,

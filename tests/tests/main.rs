@@ -10,6 +10,7 @@ mod crash;
 mod effects;
 mod inbox;
 mod operate;
+mod overhead;
 mod processors;
 mod query;
 mod rebuild;

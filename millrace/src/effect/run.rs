@@ -330,7 +330,9 @@ impl Effects {
 
     /// How it is.
     pub fn health(&self) -> HealthReport {
-        self.core.health.report(Duration::from_secs(10))
+        let report = self.core.health.report(Duration::from_secs(10));
+        crate::telemetry::handlers::effect(self.name(), &report);
+        report
     }
 
     /// Waits until it ends, which without [`stop`](Self::stop) only a panic makes it do.

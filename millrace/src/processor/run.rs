@@ -152,7 +152,9 @@ impl RunningProcessor {
 
     /// How it is.
     pub fn health(&self) -> ProcessorReport {
-        self.health.report(&self.name, GRACE)
+        let report = self.health.report(&self.name, GRACE);
+        crate::telemetry::handlers::processor(&report);
+        report
     }
 
     /// Asks for its health later, from anywhere.

@@ -10,8 +10,8 @@
 
 pub mod commands;
 pub mod consumers;
+pub mod handlers;
 pub mod journal;
-pub mod letters;
 mod metric;
 pub mod relay;
 pub mod sinks;
@@ -53,7 +53,7 @@ pub fn declared() -> impl Iterator<Item = &'static Metric> {
         consumers::METRICS,
         sinks::METRICS,
         views::METRICS,
-        letters::METRICS,
+        handlers::METRICS,
     ]
     .into_iter()
     .flatten()
