@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 
 use crate::command::CommandSet;
 use crate::event::Event;
+use crate::timer::TimerChange;
 
 /// What a decision may know besides the state and the command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +41,15 @@ pub trait Aggregate: Snapshot + Send + Sync + 'static {
 
     /// Applies an event. Cannot fail: the event already happened.
     fn evolve(&mut self, event: &Self::Event);
+
+    /// Says which timers an event sets or cancels; none by default. As pure as the others.
+    ///
+    /// A timer that comes due sends its command to this aggregate, where [`decide`](Self::decide) may reject it: what
+    /// happened in the same moment settles it. The command's type needs no deadline of its own in the state.
+    fn timers(event: &Self::Event) -> Vec<TimerChange<Self::Command>> {
+        let _ = event;
+        Vec::new()
+    }
 }
 
 /// State that can be kept in the cache, stored as a snapshot and shown at a moment; never by hand.

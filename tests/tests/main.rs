@@ -8,6 +8,7 @@ mod architecture;
 mod commands;
 mod crash;
 mod effects;
+mod inbox;
 mod operate;
 mod processors;
 mod query;

@@ -1,12 +1,16 @@
 //! What is decided about a command, and the state that it is decided on.
 
+use chrono::TimeDelta;
+use uuid::Uuid;
+
 use crate::aggregate::{Aggregate, Context};
 use crate::codec::{Codec, CodecError};
 use crate::command::writer::Job;
-use crate::command::{CommandError, CommandId, Envelope, EventRef};
+use crate::command::{CommandError, CommandId, CommandSet, Envelope, EventRef};
 use crate::event::Event;
-use crate::journal::append::{Append, NewEvent, NewOutcome};
+use crate::journal::append::{Append, NewEvent, NewOutcome, NewTimer};
 use crate::journal::load::{Loaded, Outcome, StoredEvent};
+use crate::timer::{TimerChange, command_id, timer_id};
 
 /// What was decided about one command, not yet answered.
 pub(super) enum Decision {
@@ -118,6 +122,7 @@ impl<A: Aggregate> Work<A> {
         let headers = headers(job);
         let mut new = Vec::with_capacity(events.len());
         let mut references = Vec::with_capacity(events.len());
+        let mut timers = Vec::new();
         for (index, event) in events.iter().enumerate() {
             let (schema_id, payload) = match encode::<A>(codec, event, event_bytes_max) {
                 Ok(encoded) => encoded,
@@ -129,6 +134,12 @@ impl<A: Aggregate> Work<A> {
                 event_type: event.event_type().to_owned(),
                 sequence: version + 1 + index as i64,
             });
+            for change in A::timers(event) {
+                match timer::<A>(codec, job, id, change) {
+                    Ok((name, timer)) => timers.push((name, timer)),
+                    Err(error) => return refuse(error),
+                }
+            }
             new.push(NewEvent {
                 id,
                 event_type: event.event_type(),
@@ -143,6 +154,8 @@ impl<A: Aggregate> Work<A> {
         }
         self.loaded.version += events.len() as i64;
         self.append.events.extend(new);
+        // Of several changes to one timer the last one stands.
+        self.append.timers.extend(timers);
         if !matches!(job.envelope.id, CommandId::Made(_)) {
             self.append.outcomes.push(NewOutcome {
                 events: references.len() as i32,
@@ -176,6 +189,37 @@ fn encode<A: Aggregate>(
         });
     }
     Ok((schema_id, payload))
+}
+
+/// What becomes of the timer of a name: it is set, or only ended.
+fn timer<A: Aggregate>(
+    codec: &Codec,
+    job: &Job<A::Command>,
+    event_id: Uuid,
+    change: TimerChange<A::Command>,
+) -> Result<(&'static str, Option<NewTimer>), CommandError> {
+    let name = change.name();
+    let TimerChange::Set { after, command, .. } = change else {
+        return Ok((name, None));
+    };
+    let fault = |reason: String| CommandError::Fault(format!("timer {name}: {reason}"));
+    let due_at = TimeDelta::from_std(after)
+        .ok()
+        .and_then(|after| job.envelope.now.checked_add_signed(after))
+        .ok_or_else(|| fault(format!("it would be due in {} s", after.as_secs())))?;
+    let (_, payload) = codec
+        .encode_any_command(&command)
+        .map_err(|error| fault(error.to_string()))?;
+    let timer_id = timer_id(event_id, name);
+    let timer = NewTimer {
+        timer_id,
+        due_at,
+        command_type: command.command_type(),
+        command_id: command_id(timer_id).to_string(),
+        payload,
+        headers: headers(job),
+    };
+    Ok((name, Some(timer)))
 }
 
 pub(super) fn repeat<A: Aggregate>(job: &Job<A::Command>, outcome: &Outcome) -> Decision {

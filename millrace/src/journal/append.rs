@@ -1,10 +1,12 @@
 //! Appending: one statement for many commands, with a compare-and-set for each aggregate.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use fail::fail_point;
-use sqlx::{FromRow, PgConnection};
+use sqlx::postgres::PgArguments;
+use sqlx::query::QueryAs;
+use sqlx::{FromRow, PgConnection, Postgres};
 use uuid::Uuid;
 
 use crate::position::JournalPosition;
@@ -17,6 +19,20 @@ pub(crate) struct Append {
     pub(crate) expected: i64,
     pub(crate) events: Vec<NewEvent>,
     pub(crate) outcomes: Vec<NewOutcome>,
+    /// Timers by name: what is pending of the name ends, and what is given is set.
+    pub(crate) timers: BTreeMap<&'static str, Option<NewTimer>>,
+}
+
+/// A timer that an event sets.
+#[derive(Debug)]
+pub(crate) struct NewTimer {
+    pub(crate) timer_id: Uuid,
+    pub(crate) due_at: DateTime<Utc>,
+    pub(crate) command_type: &'static str,
+    pub(crate) command_id: String,
+    pub(crate) payload: Vec<u8>,
+    /// JSON object, as of the event that sets it.
+    pub(crate) headers: String,
 }
 
 /// An event that has not been appended yet; its sequence follows from its place.
@@ -76,7 +92,7 @@ WITH won AS (
         AS o (id, command_id, command_type, hash, version, events)
     JOIN won ON won.aggregate_id = o.id
     /*on-conflict*/
-)
+)/*timers*/
 INSERT INTO millrace.events
     (generation, aggregate_type, aggregate_id, sequence, event_id, event_type, schema_id,
      payload, headers, occurred_at)
@@ -89,6 +105,29 @@ FROM unnest($11::text[], $12::bigint[], $13::uuid[], $14::text[], $15::int[],
 JOIN won ON won.aggregate_id = e.id
 ORDER BY e.ord
 RETURNING aggregate_id, generation, xid::text::bigint AS xid, position";
+
+// Only where timers change, which most appends do not. A timer whose own command is among the outcomes has fired, whatever
+// else its event says of it. Timers of versions up to the expected one are visible: they were committed before the state was
+// loaded that this append rests on.
+const TIMERS: &str = ", ended AS (
+    UPDATE millrace.timers AS t
+    SET ended_at = now(), state = CASE
+        WHEN EXISTS (SELECT FROM unnest($5::text[], $6::text[]) AS f (id, command_id)
+                     WHERE f.id = t.aggregate_id AND f.command_id = t.command_id)
+        THEN 'fired' ELSE 'cancelled' END
+    FROM unnest($19::text[], $20::text[]) AS c (id, name)
+    JOIN won ON won.aggregate_id = c.id
+    WHERE t.aggregate_type = $1 AND t.aggregate_id = c.id AND t.name = c.name
+      AND t.state = 'pending'
+), set_timers AS (
+    INSERT INTO millrace.timers
+        (timer_id, aggregate_type, aggregate_id, name, due_at, command_type, command_id, payload, headers)
+    SELECT n.timer_id, $1, n.id, n.name, n.due_at, n.command_type, n.command_id, n.payload, n.headers::jsonb
+    FROM unnest($21::text[], $22::text[], $23::uuid[], $24::timestamptz[], $25::text[],
+                $26::text[], $27::bytea[], $28::text[])
+        AS n (id, name, timer_id, due_at, command_type, command_id, payload, headers)
+    JOIN won ON won.aggregate_id = n.id
+)";
 
 /// Takes the compare-and-set out, for the crash test to show that it would be missed.
 fn statement() -> std::borrow::Cow<'static, str> {
@@ -128,7 +167,12 @@ pub(crate) async fn append(
                 .map(|(event, sequence)| (one.aggregate_id.as_str(), sequence, event))
         })
     };
-    let rows: Vec<AppendedRow> = sqlx::query_as(sqlx::AssertSqlSafe(statement().into_owned()))
+    let changes_timers = appends.iter().any(|one| !one.timers.is_empty());
+    let statement = match changes_timers {
+        true => statement().replace("/*timers*/", TIMERS),
+        false => statement().into_owned(),
+    };
+    let query = sqlx::query_as(sqlx::AssertSqlSafe(statement))
         .bind(aggregate_type)
         .bind(ids)
         .bind(expected)
@@ -174,9 +218,12 @@ pub(crate) async fn append(
                 .map(|(_, _, e)| e.headers.as_str())
                 .collect::<Vec<_>>(),
         )
-        .bind(events().map(|(_, _, e)| e.occurred_at).collect::<Vec<_>>())
-        .fetch_all(connection)
-        .await?;
+        .bind(events().map(|(_, _, e)| e.occurred_at).collect::<Vec<_>>());
+    let query = match changes_timers {
+        true => bind_timers(query, appends),
+        false => query,
+    };
+    let rows: Vec<AppendedRow> = query.fetch_all(connection).await?;
     let mut appended = Appended::new();
     for row in rows {
         appended
@@ -193,6 +240,43 @@ pub(crate) async fn append(
         .values_mut()
         .for_each(|positions| positions.sort_unstable());
     Ok(appended)
+}
+
+type AppendQuery<'q> = QueryAs<'q, Postgres, AppendedRow, PgArguments>;
+
+fn bind_timers<'q>(query: AppendQuery<'q>, appends: &'q [Append]) -> AppendQuery<'q> {
+    let changed = || {
+        appends.iter().flat_map(|one| {
+            let id = one.aggregate_id.as_str();
+            one.timers
+                .iter()
+                .map(move |(name, timer)| (id, *name, timer))
+        })
+    };
+    let set = || changed().filter_map(|(id, name, timer)| Some((id, name, timer.as_ref()?)));
+    query
+        .bind(changed().map(|(id, _, _)| id).collect::<Vec<_>>())
+        .bind(changed().map(|(_, name, _)| name).collect::<Vec<_>>())
+        .bind(set().map(|(id, _, _)| id).collect::<Vec<_>>())
+        .bind(set().map(|(_, name, _)| name).collect::<Vec<_>>())
+        .bind(set().map(|(_, _, t)| t.timer_id).collect::<Vec<_>>())
+        .bind(set().map(|(_, _, t)| t.due_at).collect::<Vec<_>>())
+        .bind(set().map(|(_, _, t)| t.command_type).collect::<Vec<_>>())
+        .bind(
+            set()
+                .map(|(_, _, t)| t.command_id.as_str())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            set()
+                .map(|(_, _, t)| t.payload.as_slice())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            set()
+                .map(|(_, _, t)| t.headers.as_str())
+                .collect::<Vec<_>>(),
+        )
 }
 
 /// What stands behind an answer that wrote no event.
