@@ -2,10 +2,13 @@
 //!
 //! A processor is one file and one line in [`topology`], which `main` runs and tests pipe events through.
 
+pub mod flows;
+
 use std::time::Duration;
 
 use axum::routing::get;
 use axum::{Json, Router};
+use flows::{order_stock::OrderStock, stock_order::StockOrder};
 use millrace::config::{JournalConfig, KafkaConfig, RegistryConfig};
 use millrace::http::health::{Component, Health};
 use millrace::journal::{self, JournalError};
@@ -22,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Every processor; a new one is a line here.
 pub fn topology() -> Topology {
-    Topology::new()
+    Topology::new().processor(OrderStock).processor(StockOrder)
 }
 
 /// Settings of the processors.
