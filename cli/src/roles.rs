@@ -9,6 +9,7 @@ use axum::Router;
 use millrace::command::WriteConfig;
 use millrace::command::inbox::InboxOptions;
 use millrace::config::{JournalConfig, KafkaConfig, RegistryConfig, ViewsConfig};
+use millrace::effect::EffectOptions;
 use millrace::http::forward;
 use millrace::http::health::Health;
 use millrace::http::server::{Routes, serve};
@@ -16,7 +17,9 @@ use millrace::processor::ProcessorOptions;
 use millrace::projection::sink::SinkOptions;
 use millrace::relay::RelayConfig;
 use processors::ProcessorsConfig;
+use processors::effects::EffectSettings;
 use producer::ProducerConfig;
+use producer::aggregates::order::OrderOptions;
 use projections::ProjectionsConfig;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -63,7 +66,13 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     relay: RelayConfig,
     #[command(flatten)]
+    orders: OrderOptions,
+    #[command(flatten)]
     processors: ProcessorOptions,
+    #[command(flatten)]
+    effect_options: EffectOptions,
+    #[command(flatten)]
+    effects: EffectSettings,
     #[command(flatten)]
     sink: SinkOptions,
 }
@@ -158,12 +167,16 @@ pub(crate) async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
         write: args.write,
         inbox: args.inbox,
         relay: args.relay,
+        orders: args.orders,
     };
     let processors = ProcessorsConfig {
         kafka: args.kafka.clone(),
         registry: args.registry.clone(),
         journal: args.journal.clone(),
         options: args.processors,
+        views: args.views.clone(),
+        effect_options: args.effect_options,
+        effects: args.effects,
     };
     let projections = ProjectionsConfig {
         kafka: args.kafka,

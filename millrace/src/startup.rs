@@ -83,6 +83,17 @@ impl StartError for crate::projection::sink::SinkError {
     }
 }
 
+impl StartError for crate::effect::EffectError {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Database(error) | Self::Migrate(sqlx::migrate::MigrateError::Execute(error)) => {
+                postgres_is_away(error)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl StartError for crate::log::topics::TopicError {
     fn is_transient(&self) -> bool {
         matches!(self, Self::Kafka { .. })

@@ -2,11 +2,18 @@
 //!
 //! A processor is one file and one line in [`topology`], which `main` runs and tests pipe events through.
 
+pub mod effects;
+pub mod flows;
+
 use std::time::Duration;
 
 use axum::routing::get;
 use axum::{Json, Router};
-use millrace::config::{JournalConfig, KafkaConfig, RegistryConfig};
+use effects::EffectSettings;
+use flows::{order_stock::OrderStock, stock_order::StockOrder};
+use millrace::config::{JournalConfig, KafkaConfig, RegistryConfig, ViewsConfig};
+use millrace::effect::webhook::WebhookError;
+use millrace::effect::{EffectError, EffectOptions, EffectsConfig};
 use millrace::http::health::{Component, Health};
 use millrace::journal::{self, JournalError};
 use millrace::log::topics::{self, Kind, Topic, TopicError};
@@ -22,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Every processor; a new one is a line here.
 pub fn topology() -> Topology {
-    Topology::new()
+    Topology::new().processor(OrderStock).processor(StockOrder)
 }
 
 /// Settings of the processors.
@@ -40,6 +47,15 @@ pub struct ProcessorsConfig {
     /// Bounds of the processors.
     #[command(flatten)]
     pub options: ProcessorOptions,
+    /// Postgres of the views: effects keep their rows there. Not used where no effect is asked for.
+    #[command(flatten)]
+    pub views: ViewsConfig,
+    /// Bounds of the effects.
+    #[command(flatten)]
+    pub effect_options: EffectOptions,
+    /// Settings of each effect.
+    #[command(flatten)]
+    pub effects: EffectSettings,
 }
 
 /// Why the processors could not start, or stopped.
@@ -57,6 +73,12 @@ pub enum ProcessorsError {
     /// A processor.
     #[error(transparent)]
     Processor(#[from] ProcessorError),
+    /// The settings of a webhook.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
+    /// An effect.
+    #[error(transparent)]
+    Effect(#[from] EffectError),
 }
 
 /// Processors that turn events into commands.
@@ -97,7 +119,9 @@ pub async fn start(
         return Ok(None);
     };
     let topology = topology();
-    let topics = topics(&topology);
+    let effects = effects::effects(&config.effects)?;
+    let mut topics = topics(&topology);
+    topics.extend(effects::topics(&effects));
     let ensured = wait_for(&starting, &shutdown, || {
         topics::ensure(&config.kafka, &topics)
     });
@@ -105,6 +129,16 @@ pub async fn start(
         return Ok(None);
     }
     let decoder = Decoder::of(registry);
+    let effects_config = EffectsConfig {
+        kafka: config.kafka.clone(),
+        views: config.views,
+        options: config.effect_options,
+    };
+    let parts = (health, &starting);
+    let started = effects::start(&effects_config, effects, &decoder, parts, &shutdown);
+    let Some(effects) = started.await? else {
+        return Ok(None);
+    };
     let processor_config = ProcessorConfig {
         kafka: config.kafka,
         options: config.options,
@@ -124,6 +158,10 @@ pub async fn start(
         // Also with no processor at all the role ends with the process, not before.
         shutdown.cancelled().await;
         for one in watched {
+            let ended = one.await.expect("the task neither panics nor is aborted");
+            result = result.and(ended.map_err(ProcessorsError::from));
+        }
+        for one in effects {
             let ended = one.await.expect("the task neither panics nor is aborted");
             result = result.and(ended.map_err(ProcessorsError::from));
         }

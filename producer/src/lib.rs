@@ -8,6 +8,7 @@ pub mod aggregates;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aggregates::order::OrderOptions;
 use axum::routing::get;
 use axum::{Json, Router};
 use millrace::command::inbox::{self, InboxConfig, InboxError, InboxOptions};
@@ -51,6 +52,9 @@ pub struct ProducerConfig {
     /// Relay.
     #[command(flatten)]
     pub relay: RelayConfig,
+    /// Orders.
+    #[command(flatten)]
+    pub orders: OrderOptions,
 }
 
 /// Why the producer could not start, or stopped.
@@ -96,6 +100,7 @@ pub async fn start(
     if !faults.is_empty() {
         return Err(ProducerError::Config(faults.join("; ")));
     }
+    config.orders.apply();
     let starting = health.component("producer");
     let names: Vec<&str> = AGGREGATES.iter().map(|aggregate| aggregate.name).collect();
     let journal = wait_for(&starting, &shutdown, || {

@@ -6,18 +6,23 @@
 //! nothing. That holds too for an order that was confirmed by hand ([`ConfirmOrder`]): whoever does that answers for
 //! the goods, a shortage does not take it back, and what was set aside is shipped or released with the order.
 //!
+//! An order that is not confirmed in time ([`OrderOptions`]) cancels itself, whoever coordinates it.
+//!
 //! An order with `orchestration` leaves the answers to its saga and changes by that one's commands alone.
 
 mod checks;
+mod expiry;
 
 use std::collections::BTreeSet;
 
 use millrace::aggregate::{Aggregate, Context};
+use millrace::timer::TimerChange;
 use schemas::order::*;
 use serde::{Deserialize, Serialize};
 
 use crate::aggregates::{ID_BYTES_MAX, QUANTITY_MAX};
 use checks::{check_currency, check_customer, check_lines, settled};
+pub use expiry::OrderOptions;
 
 /// Most that an order may cost: nine million such orders of one customer still fit a view's sum.
 const TOTAL_CENTS_MAX: i64 = 1_000_000_000_000;
@@ -222,6 +227,10 @@ impl Aggregate for Order {
             OrderEvent::OrderDelivered(_) => self.status = Status::Delivered,
             OrderEvent::OrderCancelled(_) => self.status = Status::Cancelled,
         }
+    }
+
+    fn timers(event: &OrderEvent) -> Vec<TimerChange<OrderCommand>> {
+        expiry::timers(event)
     }
 }
 

@@ -384,3 +384,19 @@ fn an_order_of_the_retired_event_is_as_good_as_a_placed_one() {
     };
     assert_eq!(OrderEvent::from(OrderPlaced::from(old)), placed());
 }
+
+#[test]
+fn placing_starts_the_time_for_confirmation_and_only_its_outcome_ends_it() {
+    let day = std::time::Duration::from_secs(86_400);
+    let set = TimerChange::set("confirmation", day, ExpireOrder {});
+    assert_eq!(Order::timers(&placed()), [set]);
+    for outcome in [OrderConfirmed {}.into(), cancelled("late", &[])] {
+        assert_eq!(
+            Order::timers(&outcome),
+            [TimerChange::cancel("confirmation")]
+        );
+    }
+    for event in [drafted(), item(), reserved("tea", 2)] {
+        assert_eq!(Order::timers(&event), []);
+    }
+}
