@@ -1,0 +1,162 @@
+#!/usr/bin/env bash
+# The stack of docker-compose.yml as an operator uses it: up, orders in, roles killed while they come, stock tools, counts, down.
+#   tests/compose.sh [BASKETS.ndjson]      plain order records; without it 1,000 made here
+# Needs Docker with Compose v2 and an image millrace:0.1.0 (`docker compose build`); its own project name, volumes and ports.
+# Prints every command with its output, and ends with exit 1 at the first check that does not hold.
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+export COMPOSE_PROJECT_NAME=millrace-test-$$ COMPOSE_PROGRESS=quiet
+BASKETS=${1:-../shared/data/baskets.ndjson}
+WORK=$(mktemp -d /tmp/millrace-compose-XXXXXX)
+trap 'leave' EXIT
+
+leave() {
+    local code=$?
+    if ((code)); then docker compose logs --tail 30 || true; fi
+    docker compose down --volumes --timeout 30
+    rm -rf "$WORK"
+    exit "$code"
+}
+
+title() { printf '\n## %s\n' "$*"; }
+show() {
+    printf '$ %s\n' "${*//$COMPOSE_PROJECT_NAME/millrace}"
+    "$@"
+}
+
+# holds WHAT EXPECTED FOUND
+holds() {
+    if [[ $2 == "$3" ]]; then printf 'ok: %s: %s\n' "$1" "$3"; else
+        printf 'FAILED: %s: expected %s, found %s\n' "$1" "$2" "$3"
+        exit 1
+    fi
+}
+
+# until_is SECONDS EXPECTED COMMAND…: polls until COMMAND prints EXPECTED.
+until_is() {
+    local deadline=$((SECONDS + $1)) expected=$2 found=
+    shift 2
+    until found=$("$@" 2>/dev/null) && [[ $found == "$expected" ]]; do
+        if ((SECONDS >= deadline)); then
+            printf 'FAILED: expected %s, found %s of: %s\n' "$expected" "$found" "$*"
+            exit 1
+        fi
+        sleep 0.2
+    done
+}
+
+# at_least SECONDS NUMBER COMMAND…
+at_least() {
+    local deadline=$((SECONDS + $1)) least=$2 found=0
+    shift 2
+    until found=$("$@" 2>/dev/null) && ((${found:-0} >= least)); do
+        ((SECONDS < deadline)) || { printf 'FAILED: %s stands at %s\n' "$*" "$found"; exit 1; }
+        sleep 0.1
+    done
+}
+
+views() { docker compose exec -T postgres psql -X -q -A -t -U millrace -d views -c "$1"; }
+journal() { docker compose exec -T postgres psql -X -q -A -t -U millrace -d millrace -c "$1"; }
+tool() { docker compose exec -T kafka "/opt/kafka/bin/kafka-$1.sh" --bootstrap-server localhost:9092 "${@:2}"; }
+container() { docker compose ps --all --quiet "$1"; }
+restarts() { docker inspect --format '{{.RestartCount}}' "$(container "$1")"; }
+health() { docker inspect --format '{{.State.Health.Status}}' "$(container "$1")"; }
+
+# As the process's own end by SIGKILL, and not `docker kill`: that one is an operator's word, which no restart policy overrules.
+crash() { docker compose exec -T "$1" bash -c 'kill -KILL -1' || true; }
+
+free_port() {
+    local port
+    while :; do
+        port=$((20000 + RANDOM % 12000))
+        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+            echo "$port"
+            return
+        fi
+    done
+}
+
+if [[ ! -e $BASKETS && $# == 0 ]]; then
+    BASKETS=$WORK/baskets.ndjson
+    for ((i = 1; i <= 1000; i++)); do
+        printf '{"order_id":"%d","customer_id":"c%d","currency":"EUR","lines":[{"product_id":"tea","quantity":1,"total_cents":%d}]}\n' \
+            "$i" $((i % 50)) $((100 + i))
+    done >"$BASKETS"
+fi
+ORDERS=$(wc -l <"$BASKETS")
+CENTS=$(grep -o '"total_cents":[0-9]*' "$BASKETS" | awk -F: '{ sum += $2 } END { print sum }')
+for name in MILLRACE_PORT KAFKA_PORT REGISTRY_PORT POSTGRES_PORT PROMETHEUS_PORT; do export "$name=$(free_port)"; done
+
+title "Up"
+begun=$SECONDS
+show docker compose up --detach --wait
+echo "every service is healthy after $((SECONDS - begun)) s"
+show docker compose ps --format 'table {{.Service}}\t{{.Image}}\t{{.Status}}'
+for role in producer projections; do
+    holds "user of $role" 10001 "$(docker compose exec -T "$role" id -u)"
+    show docker compose exec -T "$role" millrace health
+done
+
+title "$ORDERS orders, and both roles killed while they come"
+docker compose run --rm --no-deps -T producer send - --as order.PlaceOrder --id order_id <"$BASKETS" >"$WORK/sent" 2>&1 &
+sender=$!
+at_least 60 $((ORDERS / 10)) journal 'SELECT count(*) FROM events'
+echo "events in the journal: $(journal 'SELECT count(*) FROM events'); SIGKILL to the producer"
+crash producer
+at_least 60 $((ORDERS / 3)) journal 'SELECT count(*) FROM events'
+echo "events in the journal: $(journal 'SELECT count(*) FROM events'); SIGKILL to the projections"
+crash projections
+wait "$sender" || { cat "$WORK/sent"; exit 1; }
+echo '$ docker compose run --rm --no-deps -T producer send - --as order.PlaceOrder --id order_id <baskets.ndjson'
+cat "$WORK/sent"
+until_is 60 healthy health producer
+until_is 60 healthy health projections
+holds "restarts of the producer by policy" 1 "$(restarts producer)"
+holds "restarts of the projections by policy" 1 "$(restarts projections)"
+
+title "Counts"
+until_is 60 "$ORDERS" views 'SELECT count(*) FROM views.orders'
+until_is 60 "$ORDERS" views 'SELECT sum(orders) FROM views.customer_totals'
+holds "orders in the view" "$ORDERS" "$(views 'SELECT count(*) FROM views.orders')"
+holds "cents in the orders" "$CENTS" "$(views 'SELECT sum(total_cents) FROM views.orders')"
+holds "cents in the customers' totals, as in the file" "$CENTS" "$(views 'SELECT sum(total_cents) FROM views.customer_totals')"
+tool console-consumer --topic order.events --from-beginning --isolation-level read_committed --timeout-ms 10000 \
+    --formatter-property print.headers=true --formatter-property print.value=false >"$WORK/events" 2>"$WORK/events.err" || true
+grep -a 'ce_type:order.placed' "$WORK/events" | grep -ao 'ce_id:[0-9a-f-]*' >"$WORK/ids" || { cat "$WORK/events.err"; exit 1; }
+holds "orders placed in Kafka, by the console consumer" "$ORDERS" "$(wc -l <"$WORK/ids")"
+holds "of these, different ids" "$ORDERS" "$(sort -u "$WORK/ids" | wc -l)"
+show docker compose exec -T producer millrace status
+
+title "The stock tools"
+show tool topics --list
+show docker compose exec -T producer millrace pause customer-totals
+show tool consumer-groups --group millrace.view.customer-totals --topic order.events --reset-offsets --to-earliest --execute
+builds='SELECT viewdef FROM (SELECT pg_get_viewdef('"'views.customer_totals'"'::regclass) AS viewdef) AS x'
+before=$(views "$builds")
+show docker compose exec -T producer millrace resume customer-totals
+deadline=$((SECONDS + 60))
+until [[ $(views "$builds") != "$before" ]]; do
+    ((SECONDS < deadline)) || { echo "FAILED: the reset did not lead to a new build"; exit 1; }
+    sleep 0.2
+done
+holds "cents in the customers' totals after the rebuild" "$CENTS" "$(views 'SELECT sum(total_cents) FROM views.customer_totals')"
+show tool consumer-groups --describe --group millrace.view.customer-totals
+
+title "docker kill is an operator's word: no policy overrules it, up does"
+show docker compose kill projections
+holds "state" exited "$(docker inspect --format '{{.State.Status}}' "$(container projections)")"
+show docker compose up --detach --wait
+holds "health" healthy "$(health projections)"
+holds "orders in the view" "$ORDERS" "$(views 'SELECT count(*) FROM views.orders')"
+
+title "The servers' containers made anew: everything is in the volumes"
+show docker compose down
+show docker compose up --detach --wait
+holds "orders in the view" "$ORDERS" "$(views 'SELECT count(*) FROM views.orders')"
+show docker compose exec -T producer millrace status
+holds "sent again, nothing happens twice" 1 "$(docker compose run --rm --no-deps -T producer send - --as order.PlaceOrder --id order_id \
+    <"$BASKETS" 2>&1 | tee /dev/stderr | grep -c "$ORDERS repeated" || true)"
+
+title "Down"
+printf '\nall checks hold\n'
