@@ -122,7 +122,6 @@ async fn page(core: &Core, producer: &EffectProducer) -> Result<usize, EffectErr
         store::dead(&core.pool, core.name(), &dead).await?;
         core.health
             .count(|report| report.dead_letters += dead.len() as u64);
-        core.dead_letters.poison(dead.len() as u64);
         crash_point("effect.after-dead");
     }
     match failed {

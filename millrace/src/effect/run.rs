@@ -25,7 +25,6 @@ use crate::log::consumer::{GroupConsumer, Key, Member};
 use crate::projection::Decoder;
 use crate::projection::checkpoint::Checkpoint;
 use crate::projection::sink::database;
-use crate::telemetry::letters::DeadLetters;
 
 /// Connections of an effect for its calls; intake has one of its own.
 const CONNECTIONS: u32 = 4;
@@ -108,7 +107,6 @@ pub(super) struct Core {
     pub(super) runtime: Handle,
     pub(super) pool: PgPool,
     pub(super) health: Health,
-    pub(super) dead_letters: DeadLetters,
     pub(super) shutdown: CancellationToken,
     /// There may be something to call.
     pub(super) wake: Notify,
@@ -273,7 +271,6 @@ impl Effects {
             .acquire_timeout(Duration::from_secs(5))
             .connect_lazy_with(database::options(&config.views, "millrace effect")?);
         let producer = emit::producer(&config.kafka)?;
-        let dead_letters = DeadLetters::of(&super::group(registered.name()));
         let core = Arc::new(Core {
             owner: format!("{}/{}", std::process::id(), Uuid::now_v7().simple()),
             config,
@@ -282,7 +279,6 @@ impl Effects {
             runtime: Handle::current(),
             pool,
             health: Health::default(),
-            dead_letters,
             shutdown: CancellationToken::new(),
             wake: Notify::new(),
             ended: Notify::new(),

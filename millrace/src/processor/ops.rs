@@ -104,7 +104,7 @@ pub fn status(kafka: &KafkaConfig, handler: &dyn Handler) -> Result<ProcessorSta
         .into_iter()
         .map(|(topic, partition, next)| {
             let key = (topic.clone(), partition);
-            let (end, left) = ends.get(&key).copied().unwrap_or((next, false));
+            let (end, left) = ends.get(&key).map_or((next, false), |end| (end.stable, end.left));
             PartitionStatus {
                 next: committed.get(&key).map(|committed| committed.offset),
                 end,
