@@ -35,6 +35,9 @@ pub use row::{Column, ColumnType, RowSet, Rows, Summand, TallyRow, ViewRow};
 pub use sql_kind::{Dynamic, SqlError, SqlProjection, sql_projection};
 pub use tally::{Tally, tally};
 
+/// What an operator does about a log that does not hold what a view must read.
+pub const RUNBOOK: &str = "docs/runbooks/offset-out-of-range.md";
+
 /// What the row macros name of the Postgres client, so that an author needs no dependency on it.
 pub mod sql {
     pub use sqlx::error::BoxDynError;

@@ -63,6 +63,7 @@ pub(super) fn run(mut job: Job) -> Result<(), RebuildError> {
     loop {
         // Opened anew after a swap that was rolled back: what it had read is not in the shadow.
         let next = job.wait(STEP_TIMEOUT, shadow(&mut conn, &job.plan))?;
+        reader::whole(&job.config.kafka, &job.plan.build.view, &next)?;
         let reader = Reader::open(&job.config.kafka, &next)?;
         let mut fill = Fill {
             job: &job,
@@ -135,15 +136,15 @@ impl Fill<'_> {
             .cloned()
             .collect();
         if !new.is_empty() {
-            let (kafka, topics) = (&self.job.config.kafka, self.job.projector.topics());
-            let starts = reader::starts(kafka, &topics)?;
+            let kafka = &self.job.config.kafka;
             let mut tx = conn.begin().await?;
             self.job.tenure.hold(&mut tx, plan).await?;
             for key in &new {
-                plan::add(&mut tx, (&plan.build.view, plan.build.number), key, &starts).await?;
+                plan::add(&mut tx, (&plan.build.view, plan.build.number), key).await?;
             }
             tx.commit().await?;
             self.next = shadow(conn, plan).await?;
+            reader::whole(kafka, &plan.build.view, &self.next)?;
             self.reader = Reader::open(kafka, &self.next)?;
         }
         Ok(live

@@ -39,7 +39,7 @@ use crate::config::{KafkaConfig, ViewsConfig};
 use crate::lease::{Attempt, Lease, LeaseError, LeaseSpec};
 use crate::projection::builds::BuildError;
 use crate::projection::sink::database;
-use crate::projection::{ApplyError, Decoder, Projector, is_outage};
+use crate::projection::{ApplyError, Decoder, Projector, RUNBOOK, is_outage};
 
 pub use plan::{Progress, ask, progress};
 
@@ -119,6 +119,22 @@ pub enum RebuildError {
         offset: i64,
         /// How long.
         waited_s: u64,
+    },
+    /// Events were deleted from the topic: what is built from the rest would lack them without a trace.
+    #[error(
+        "{topic}/{partition} begins at offset {first}, view {view} must be built from {next} on: see {RUNBOOK}"
+    )]
+    Truncated {
+        /// Which view.
+        view: String,
+        /// Topic.
+        topic: String,
+        /// Partition.
+        partition: i32,
+        /// First offset that it holds.
+        first: i64,
+        /// What is to be read next.
+        next: i64,
     },
     /// Ended on request, or by a fail point.
     #[error("stopped {0}")]
@@ -252,8 +268,7 @@ impl Builder {
         let plan = match database::bounded(plan::current(conn, &*self.projector)).await? {
             Some(plan) => Some(plan),
             None => {
-                let ends = self.watermarks().await?;
-                let begun = plan::begin(conn, &*self.projector, &self.config, (&tenure, &ends));
+                let begun = plan::begin(conn, &*self.projector, &self.config, &tenure);
                 database::bounded(begun).await?
             }
         };
@@ -279,13 +294,6 @@ impl Builder {
         database::bounded_by(swap::LIMIT, plan::drop_old(conn, &*self.projector)).await?;
         fail_point("rebuild.after-drop")?;
         Ok(Work::Done)
-    }
-
-    async fn watermarks(&self) -> Result<reader::Starts, RebuildError> {
-        let (kafka, topics) = (self.config.kafka.clone(), self.projector.topics());
-        tokio::task::spawn_blocking(move || reader::starts(&kafka, &topics))
-            .await
-            .map_err(|_| RebuildError::Stopped("by a panic"))?
     }
 
     fn lease_spec(&self) -> LeaseSpec {

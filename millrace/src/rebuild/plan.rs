@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres};
 
 use crate::projection::{Build, Projector, builds, checkpoint};
 use crate::rebuild::lease::Tenure;
-use crate::rebuild::reader::{Key, Starts};
+use crate::rebuild::reader::Key;
 use crate::rebuild::{RebuildConfig, RebuildError};
 
 /// A build under way.
@@ -177,7 +177,7 @@ pub(super) async fn begin(
     conn: &mut PgConnection,
     projector: &dyn Projector,
     config: &RebuildConfig,
-    (tenure, starts): (&Tenure, &Starts),
+    tenure: &Tenure,
 ) -> Result<Option<Plan>, RebuildError> {
     let view = projector.name();
     let mut tx = conn.begin().await?;
@@ -221,7 +221,7 @@ pub(super) async fn begin(
     .await?;
     let covered = if partial { asked } else { all };
     for key in &covered {
-        add(&mut tx, (view, number), key, starts).await?;
+        add(&mut tx, (view, number), key).await?;
     }
     sqlx::query(
         "UPDATE millrace_views.resets SET build = $2
@@ -272,23 +272,21 @@ pub(super) async fn failed(
     Ok(())
 }
 
-/// Adds a partition to a build, from the first record that the log holds.
+/// Adds a partition to a build, from the log's start. That is offset 0: event topics keep everything, and one that does
+/// not is refused when it is read (`reader::whole`).
 pub(super) async fn add(
     tx: &mut PgConnection,
     (view, number): (&str, i32),
     (topic, partition): &Key,
-    starts: &Starts,
 ) -> Result<(), sqlx::Error> {
-    let first = starts.get(&(topic.clone(), *partition)).copied();
     sqlx::query(
         "INSERT INTO millrace_views.build_checkpoints (view, build, topic, partition, next)
-         VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+         VALUES ($1, $2, $3, $4, 0) ON CONFLICT DO NOTHING",
     )
     .bind(view)
     .bind(number)
     .bind(topic)
     .bind(partition)
-    .bind(first.unwrap_or_default())
     .execute(tx)
     .await?;
     Ok(())

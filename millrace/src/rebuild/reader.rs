@@ -17,28 +17,26 @@ use crate::rebuild::RebuildError;
 pub(super) type Key = (String, i32);
 /// Offsets by partition.
 pub(super) type Offsets = BTreeMap<Key, i64>;
-/// First offset that the log holds, by partition.
-pub(super) type Starts = Offsets;
-
 const WAIT: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(50);
 
-/// First offsets of every partition of the topics.
-pub(super) fn starts(config: &KafkaConfig, topics: &[String]) -> Result<Starts, RebuildError> {
+/// Refuses a log whose start was deleted: a tally or plain SQL built from the rest would lack those events without a
+/// trace, and the live rows, which have them, would be swapped out for it.
+pub(super) fn whole(config: &KafkaConfig, view: &str, from: &Offsets) -> Result<(), RebuildError> {
     let reader: BaseConsumer = client::reader(config, "rebuild-starts").create()?;
-    let mut starts = Starts::new();
-    for topic in topics {
-        let metadata = reader.fetch_metadata(Some(topic), WAIT)?;
-        for partition in metadata
-            .topics()
-            .iter()
-            .flat_map(|topic| topic.partitions())
-        {
-            let (first, _) = reader.fetch_watermarks(topic, partition.id(), WAIT)?;
-            starts.insert((topic.clone(), partition.id()), first);
+    for ((topic, partition), next) in from {
+        let (first, _) = reader.fetch_watermarks(topic, *partition, WAIT)?;
+        if first > *next {
+            return Err(RebuildError::Truncated {
+                view: view.to_owned(),
+                topic: topic.clone(),
+                partition: *partition,
+                first,
+                next: *next,
+            });
         }
     }
-    Ok(starts)
+    Ok(())
 }
 
 /// Readers of a build, one a topic.

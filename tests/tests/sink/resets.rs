@@ -127,15 +127,7 @@ async fn an_offset_that_the_log_no_longer_holds_stops_the_partition_and_names_th
         world.reserve("h", "ada")?;
     }
     world.flush()?;
-    let file = tempfile::NamedTempFile::new()?;
-    let plan = serde_json::json!({"partitions": [{"topic": world.topic, "partition": 0, "offset": 4}], "version": 1});
-    std::fs::write(file.path(), plan.to_string())?;
-    let path = file.path().display().to_string();
-    stock::tool(
-        world.servers,
-        "delete-records",
-        &["--offset-json-file", &path],
-    )?;
+    delete_below(&world, 4)?;
     let sink = world.sink(&view).await?;
     eventually("the runbook is named", || async {
         let report = sink.health();
@@ -148,6 +140,63 @@ async fn an_offset_that_the_log_no_longer_holds_stops_the_partition_and_names_th
     .await?;
     world.until("SELECT count(*) FROM millrace_views.checkpoints WHERE error LIKE '%offset-out-of-range.md%' AND next = 1", 1).await?;
     sink.stop().await?;
+    Ok(())
+}
+
+/// The schedule: a tally is right, its log's start is deleted, and it is asked for a rebuild, which would count less.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_start_was_deleted_is_no_source_for_a_rebuild_or_a_new_view() -> Result<()> {
+    let mut world = World::new(Servers::shared(), 1).await?;
+    let view = world.view(tally(GuestTotals));
+    let totals = format!(
+        "SELECT coalesce(sum(reservations), 0)::bigint FROM views.{}",
+        view.view_name()
+    );
+    for _ in 0..6 {
+        world.reserve("h", "ada")?;
+    }
+    world.flush()?;
+    let sink = world.sink(&view).await?;
+    world.until(&totals, 6).await?;
+    sink.stop().await?;
+    delete_below(&world, 4)?;
+
+    rebuild::ask(&mut *world.pool.acquire().await?, view.name()).await?;
+    let config = RebuildConfig::new(world.kafka.clone(), world.views.clone());
+    let builder = Builder::new(config, view.clone(), world.decoder());
+    let refused = builder.once(&CancellationToken::new()).await;
+    let refused = refused.expect_err("two thirds are gone").to_string();
+    assert!(refused.contains("begins at offset 4"), "{refused}");
+    let status = ops::status(&world.kafka, &world.pool).await?;
+    let error = status[0].building[0].error.clone().unwrap_or_default();
+    assert!(error.contains("offset-out-of-range.md"), "{error}");
+    world.until(&totals, 6).await?;
+
+    let new = world.view(tally(GuestTotals));
+    let sink = world.sink(&new).await?;
+    eventually("the new view names the runbook", || async {
+        let report = sink.health();
+        report
+            .errors
+            .iter()
+            .any(|error| error.contains("begins at offset 4"))
+    })
+    .await?;
+    sink.stop().await?;
+    Ok(())
+}
+
+/// Deletes the log's start with the stock tool.
+fn delete_below(world: &World<'_>, offset: i64) -> Result<()> {
+    let file = tempfile::NamedTempFile::new()?;
+    let plan = serde_json::json!({"partitions": [{"topic": world.topic, "partition": 0, "offset": offset}], "version": 1});
+    std::fs::write(file.path(), plan.to_string())?;
+    let path = file.path().display().to_string();
+    stock::tool(
+        world.servers,
+        "delete-records",
+        &["--offset-json-file", &path],
+    )?;
     Ok(())
 }
 

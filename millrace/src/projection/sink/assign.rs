@@ -186,6 +186,14 @@ impl Core {
     ) -> Result<Beginning, SinkError> {
         let (first, end) = consumer.fetch_watermarks(topic, *partition, KAFKA_TIMEOUT)?;
         let (next, last) = match self.projector.start() {
+            Start::Earliest if first > 0 => {
+                return Err(SinkError::Truncated {
+                    view: self.projector.name().to_owned(),
+                    topic: topic.clone(),
+                    partition: *partition,
+                    first,
+                });
+            }
             Start::Earliest => (first, None),
             Start::Now => {
                 let at = (topic.as_str(), *partition);

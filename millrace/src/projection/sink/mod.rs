@@ -27,7 +27,7 @@ pub use health::{Health, HealthReport};
 
 use crate::config::{KafkaConfig, ViewsConfig};
 use crate::projection::builds::BuildError;
-use crate::projection::{ApplyError, Decoder, Projector, builds};
+use crate::projection::{ApplyError, Decoder, Projector, RUNBOOK, builds};
 
 /// How large a batch may grow and how much may go wrong.
 #[derive(Debug, Clone, clap::Args)]
@@ -105,6 +105,20 @@ pub enum SinkError {
         offset: i64,
         /// How long it was waited for.
         waited_s: u64,
+    },
+    /// A new view would lack, without a trace, the events that were deleted from the topic.
+    #[error(
+        "{topic}/{partition} begins at offset {first}, the new view {view} must be built from 0 on: see {RUNBOOK}"
+    )]
+    Truncated {
+        /// Which view.
+        view: String,
+        /// Topic.
+        topic: String,
+        /// Partition.
+        partition: i32,
+        /// First offset that it holds.
+        first: i64,
     },
     /// The thread died.
     #[error("the sink of view {0} ended with a panic")]

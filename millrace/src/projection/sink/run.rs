@@ -15,13 +15,12 @@ use super::{SinkError, crash_point, reader};
 use crate::log::consumer::{self, Context, GroupConsumer, Polled, list_of};
 use crate::log::{Key, client};
 use crate::projection::checkpoint::{self, Checkpoint, Move};
-use crate::projection::{Applied, ApplyError, Record, builds, is_outage};
+use crate::projection::{Applied, ApplyError, RUNBOOK, Record, builds, is_outage};
 use crate::telemetry;
 
 /// How often pause, requests and claims that wait are looked at.
 const TICK: Duration = Duration::from_millis(250);
 const POLL: Duration = Duration::from_millis(100);
-const RUNBOOK: &str = "docs/runbooks/offset-out-of-range.md";
 
 /// Runs the sink until it is shut down; Kafka errors that end a consumer start another one.
 pub(super) fn run(core: &Arc<Core>) {
