@@ -15,6 +15,8 @@ use crate::views::{self, AWAY_AFTER};
 
 /// A gate that is held for less is nothing to look at.
 const GATE_HELD_MS: u64 = 1_000;
+/// A claim of a producer that died runs out in 5 s; what is later than this is fired by nobody.
+const TIMER_LATE_MS: i64 = 15_000;
 
 /// Show the relay, the views and their groups, and what needs attention.
 ///
@@ -61,6 +63,8 @@ struct Status {
     healthy: bool,
     /// As `GET /status/relay` answers; null if it does not.
     relay: Option<Value>,
+    /// As `GET /status/timers` answers; null if it does not.
+    timers: Option<Value>,
     views: Vec<View>,
     /// Null where Kafka does not answer.
     processors: Option<Vec<Processor>>,
@@ -74,16 +78,27 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut status = Status {
         healthy: true,
         relay: None,
+        timers: None,
         views: Vec::new(),
         processors: None,
         problems: Vec::new(),
         notes: Vec::new(),
     };
-    let (relay, views, processors) =
-        tokio::join!(relay(&args.url), views_of(&args), processors_of(&args));
+    let (relay, timers, views, processors) = tokio::join!(
+        ask_producer(&args.url, "relay"),
+        ask_producer(&args.url, "timers"),
+        views_of(&args),
+        processors_of(&args)
+    );
     match relay {
         Ok(relay) => status.look_at_relay(relay),
         Err(reason) => status.problems.push(reason),
+    }
+    match timers {
+        Ok(timers) => status.look_at_timers(timers),
+        // Of a producer that does not answer at all, the relay's question has told.
+        Err(reason) if status.relay.is_some() => status.problems.push(reason),
+        Err(_) => {}
     }
     status.views = views.0;
     status.problems.extend(views.1);
@@ -104,13 +119,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!status.healthy)))
 }
 
-async fn relay(url: &str) -> Result<Value, String> {
+async fn ask_producer(url: &str, what: &str) -> Result<Value, String> {
     let away = |reason: String| {
-        format!("the producer at {url} (MILLRACE_URL) does not say how its relay is: {reason}")
+        format!("the producer at {url} (MILLRACE_URL) does not answer about its {what}: {reason}")
     };
     let ask = async {
         let client = reqwest::Client::builder().timeout(AWAY_AFTER).build()?;
-        let address = format!("{}/status/relay", url.trim_end_matches('/'));
+        let address = format!("{}/status/{what}", url.trim_end_matches('/'));
         client
             .get(address)
             .send()
@@ -248,6 +263,22 @@ impl Status {
         self.relay = Some(relay);
     }
 
+    fn look_at_timers(&mut self, timers: Value) {
+        let failed = timers["failed"].as_i64().unwrap_or(0);
+        if failed > 0 {
+            self.problems.push(format!(
+                "{failed} timers could not be fired: SELECT * FROM millrace.timers WHERE state = 'failed' says why; mend that, then UPDATE … SET state = 'pending'"
+            ));
+        }
+        let late = timers["oldest_due_age_ms"].as_i64().unwrap_or(0);
+        if late > TIMER_LATE_MS {
+            self.problems.push(format!(
+                "the oldest timer is due since {late} ms: no producer fires it; see its log"
+            ));
+        }
+        self.timers = Some(timers);
+    }
+
     fn look_at_processors(&mut self, processors: Vec<Processor>) {
         for one in &processors {
             let (status, name) = (&one.status, &one.status.processor);
@@ -325,6 +356,15 @@ impl Status {
         match &self.relay {
             None => crate::output::line("relay   unknown")?,
             Some(relay) => crate::output::line(&relay_line(relay))?,
+        }
+        if let Some(timers) = &self.timers {
+            let late = timers["oldest_due_age_ms"].as_i64();
+            let late = late.map(|ms| format!(", the oldest due since {ms} ms"));
+            crate::output::line(&format!(
+                "timers  {} pending{}",
+                timers["pending"],
+                late.unwrap_or_default()
+            ))?;
         }
         if !self.views.is_empty() {
             crate::output::line("")?;

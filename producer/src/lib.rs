@@ -1,4 +1,5 @@
-//! Write side of the reference system: the aggregates, their commands over HTTP and from Kafka, and the relay.
+//! Write side of the reference system: the aggregates, their commands over HTTP and from Kafka,
+//! their timers, and the relay.
 //!
 //! Commands are decided by the aggregates in [`aggregates`], their events are appended to the journal, and one of
 //! the running producers relays them to Kafka.
@@ -15,12 +16,14 @@ use millrace::command::inbox::{self, InboxConfig, InboxError, InboxOptions};
 use millrace::command::{AggregateType, Commands, WriteConfig};
 use millrace::config::{JournalConfig, KafkaConfig, RegistryConfig};
 use millrace::http::health::{Component, Health};
+use millrace::http::problem::Problem;
 use millrace::journal::{Journal, JournalError};
 use millrace::log::topics::{self, Kind, Topic, TopicError};
 use millrace::registry::{Registry, RegistryError};
 use millrace::relay::{Relay, RelayConfig, RelayError, RelayRole, RelayStatus};
 use millrace::startup::wait_for;
 use millrace::telemetry;
+use millrace::timer::{self, Timers};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -86,7 +89,7 @@ pub struct Producer {
     pub router: Router,
     /// The state of its relay.
     pub relay: watch::Receiver<RelayStatus>,
-    /// Ends after shutdown, when relay and inboxes have stopped; before it when one of them cannot go on.
+    /// Ends after shutdown, when relay, timers and inboxes have stopped; before it when one of them cannot go on.
     pub done: JoinHandle<Result<(), ProducerError>>,
 }
 
@@ -102,7 +105,7 @@ pub async fn start(
     }
     config.orders.apply();
     let starting = health.component("producer");
-    let names: Vec<&str> = AGGREGATES.iter().map(|aggregate| aggregate.name).collect();
+    let names: Vec<&'static str> = AGGREGATES.iter().map(|aggregate| aggregate.name).collect();
     let journal = wait_for(&starting, &shutdown, || {
         Journal::open(&config.journal, &names)
     });
@@ -145,6 +148,20 @@ pub async fn start(
         let inbox = inbox::run(parts, aggregate.name, component, shutdown.clone());
         running.spawn(async move { Ok(inbox.await?) });
     }
+    let timers = Arc::new(Timers::new(
+        &journal,
+        registry,
+        &commands,
+        &names,
+        timer::system_clock(),
+    ));
+    running.spawn({
+        let (timers, shutdown) = (Arc::clone(&timers), shutdown.clone());
+        async move {
+            timers.run(shutdown).await;
+            Ok(())
+        }
+    });
     starting.ready();
     let relay = Relay::new(config.relay, config.kafka, config.journal);
     let status = relay.status();
@@ -169,7 +186,9 @@ pub async fn start(
     });
     let done = tokio::spawn(all_of(running, shutdown));
     Ok(Some(Producer {
-        router: millrace::http::commands::router(commands).merge(relay_status(status.clone())),
+        router: millrace::http::commands::router(commands)
+            .merge(relay_status(status.clone()))
+            .merge(timer_status(timers)),
         relay: status,
         done,
     }))
@@ -207,6 +226,18 @@ fn topics() -> Vec<Topic> {
 fn relay_status(status: watch::Receiver<RelayStatus>) -> Router {
     let answer = move || async move { Json(status.borrow().clone()) };
     Router::new().route("/status/relay", get(answer))
+}
+
+/// `GET /status/timers`: how many timers are pending, and for how long the oldest has been due.
+fn timer_status(timers: Arc<Timers>) -> Router {
+    let answer = move || async move {
+        let status = timers.status().await;
+        status.map(Json).map_err(|error| {
+            let soon = Duration::from_secs(1);
+            Problem::unavailable(format!("journal: {error}"), soon)
+        })
+    };
+    Router::new().route("/status/timers", get(answer))
 }
 
 /// Ready while the journal answers.

@@ -3,3 +3,4 @@
 pub mod hall;
 pub mod servers;
 pub mod stock;
+pub mod table;

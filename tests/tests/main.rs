@@ -18,4 +18,5 @@ mod relay;
 mod servers;
 mod sink;
 mod stage;
+mod timers;
 mod views;

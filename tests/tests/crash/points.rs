@@ -54,7 +54,7 @@ pub(super) fn in_source() -> Result<Vec<String>> {
 /// The role whose process a point belongs to.
 pub(super) fn role(point: &str) -> Result<Role> {
     match point.split('.').next() {
-        Some("journal" | "relay") => Ok(Role::Producer),
+        Some("journal" | "relay" | "inbox" | "timer") => Ok(Role::Producer),
         Some("sink" | "rebuild") => Ok(Role::Projections),
         _ => bail!("nobody said which role has the fail point {point}: add it to points::role"),
     }
