@@ -311,13 +311,12 @@ impl Core {
                 blocked: blocked.into_iter().collect(),
             });
         }
+        let claims = keys.iter().cloned().zip(claims);
+        let taken = claims.map(|(key, claim)| (key.clone(), engine.take(key, claim)));
+        let taken = taken.collect();
+        drop(state);
         crash_point("processor.after-take");
-        Ok(keys
-            .iter()
-            .cloned()
-            .zip(claims)
-            .map(|(key, claim)| (key.clone(), engine.take(key, claim)))
-            .collect())
+        Ok(taken)
     }
 }
 
