@@ -311,13 +311,12 @@ impl Core {
                 blocked: blocked.into_iter().collect(),
             });
         }
+        let claims = keys.iter().cloned().zip(claims);
+        let taken = claims.map(|(key, claim)| (key.clone(), engine.take(key, claim)));
+        let taken = taken.collect();
+        drop(state);
         crash_point("processor.after-take");
-        Ok(keys
-            .iter()
-            .cloned()
-            .zip(claims)
-            .map(|(key, claim)| (key.clone(), engine.take(key, claim)))
-            .collect())
+        Ok(taken)
     }
 }
 
@@ -440,12 +439,10 @@ impl Session<'_> {
         let full = options.processor_batch_records as usize;
         let allowed = Duration::from_millis(options.processor_batch_deadline_ms);
         let begun = Instant::now();
-        let mut timeout = self.patience();
-        while self.core.state().engine.queued() < 2 * full && self.poll(timeout)? {
-            timeout = Duration::ZERO;
-            if begun.elapsed() >= allowed {
-                break;
-            }
+        // At least once, however much waits: a member that does not poll is thrown out of its group.
+        let mut brought = self.poll(self.patience())?;
+        while brought && begun.elapsed() < allowed && self.core.state().engine.queued() < 2 * full {
+            brought = self.poll(Duration::ZERO)?;
         }
         Ok(())
     }
@@ -492,6 +489,11 @@ impl Session<'_> {
     /// generations, and lets commit. The flag that the assignment was lost is looked at before each commit for the same reason.
     fn rebalanced(&mut self) -> Result<(), ProcessorError> {
         self.generation = self.consumer.group_metadata();
+        self.follow()
+    }
+
+    /// Follows the requests of the partitions that are held.
+    fn follow(&mut self) -> Result<(), ProcessorError> {
         let state = self.core.state();
         self.paused.retain(|key| state.held.contains(key));
         let mut list = TopicPartitionList::new();
@@ -678,7 +680,7 @@ impl Session<'_> {
             consumer::go_to(&self.consumer, key, *next)?;
         }
         self.consumer.resume(&consumer::list_of(taken.keys()))?;
-        self.rebalanced()?;
+        self.follow()?;
         core.health.recovered();
         Ok(())
     }

@@ -109,9 +109,10 @@ fn crash_at(point: &str, world: &World) -> Result<()> {
 async fn what_a_crash_leaves_uncommitted_is_never_seen() -> Result<()> {
     let weather = Arc::new(Weather::default());
     let mut world = World::new(&Topology::new().processor(Mirror(weather.clone())), 1).await?;
+    // `processor.after-take` stands inside the client's callback, which a thread cannot leave by a panic: the crash test ends the
+    // process there.
     let points = [
         "processor.after-init",
-        "processor.after-take",
         "processor.before-begin",
         "processor.after-produce",
         "processor.after-offsets",
