@@ -2,6 +2,7 @@
 
 mod command;
 mod dlq;
+mod effects;
 mod env;
 mod events;
 #[cfg(feature = "failpoints")]
