@@ -2,6 +2,7 @@
 
 mod command;
 mod dlq;
+mod effect_status;
 mod effects;
 mod env;
 mod events;
