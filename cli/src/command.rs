@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use crate::telemetry::Voice;
 use crate::{
-    dlq, env, events, health, journal, parked, roles, schemas, send, status, tail, topics, views,
+    dlq, effects, env, events, health, journal, parked, roles, schemas, send, status, tail, topics,
+    views,
 };
 
 /// Kafka-native event sourcing and CQRS: run the roles, send commands, look and operate.
@@ -29,6 +30,7 @@ pub(crate) enum Command {
     Rebuild(views::RebuildArgs),
     Parked(parked::Args),
     Dlq(dlq::Args),
+    Effects(effects::Args),
     Topics(topics::Args),
     Schemas(schemas::Args),
     Journal(Box<journal::Args>),
@@ -63,6 +65,7 @@ impl Command {
             Self::Rebuild(args) => views::rebuild(args).await,
             Self::Parked(args) => parked::run(args).await,
             Self::Dlq(args) => dlq::run(args).await,
+            Self::Effects(args) => effects::run(args).await,
             Self::Topics(args) => topics::run(args).await,
             Self::Schemas(args) => schemas::run(args).await,
             Self::Journal(args) => journal::run(*args).await,

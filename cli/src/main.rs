@@ -2,6 +2,8 @@
 
 mod command;
 mod dlq;
+mod effect_status;
+mod effects;
 mod env;
 mod events;
 #[cfg(feature = "failpoints")]

@@ -11,6 +11,7 @@ use millrace::projection::ops::{self, OpsError, PartitionStatus, ViewStatus};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::effect_status;
 use crate::views::{self, AWAY_AFTER};
 
 /// A gate that is held for less is nothing to look at.
@@ -68,6 +69,7 @@ struct Status {
     views: Vec<View>,
     /// Null where Kafka does not answer.
     processors: Option<Vec<Processor>>,
+    effects: Vec<effect_status::Effect>,
     /// What is wrong and what to do, one sentence each.
     problems: Vec<String>,
     /// What an operator did or is doing, and what comes of it.
@@ -81,6 +83,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         timers: None,
         views: Vec::new(),
         processors: None,
+        effects: effect_status::of(&args.kafka, &args.views).await,
         problems: Vec::new(),
         notes: Vec::new(),
     };
@@ -110,6 +113,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match processors {
         Ok(processors) => status.look_at_processors(processors),
         Err(reason) => status.problems.push(reason),
+    }
+    for effect in &status.effects {
+        let (problems, notes) = effect_status::findings(effect);
+        status.problems.extend(problems);
+        status.notes.extend(notes);
     }
     status.healthy = status.problems.is_empty();
     match args.json {
@@ -393,6 +401,11 @@ impl Status {
             }
         }
         self.print_processors()?;
+        if !self.effects.is_empty() {
+            crate::output::line("")?;
+            let rows: Vec<_> = self.effects.iter().map(effect_status::row).collect();
+            crate::output::table(&effect_status::HEADING, &rows)?;
+        }
         for (title, lines) in [("NOTES", &self.notes), ("NEEDS ATTENTION", &self.problems)] {
             if !lines.is_empty() {
                 crate::output::line(&format!("\n{title}"))?;
