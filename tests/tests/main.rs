@@ -8,6 +8,7 @@ mod architecture;
 mod commands;
 mod crash;
 mod effects;
+mod flow;
 mod inbox;
 mod operate;
 mod overhead;

@@ -5,4 +5,4 @@ mod metrics;
 mod outages;
 mod resets;
 mod traces;
-mod world;
+pub(crate) mod world;

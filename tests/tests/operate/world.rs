@@ -13,22 +13,22 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tests::servers::Servers;
 
 /// Longest wait for anything; far above what it takes on a busy machine.
-pub(super) const LONG: Duration = Duration::from_secs(90);
+pub(crate) const LONG: Duration = Duration::from_secs(90);
 
 /// How much is in the totals: orders and cents.
-pub(super) type Sums = (i64, i64);
+pub(crate) type Sums = (i64, i64);
 
-pub(super) struct World {
-    pub(super) servers: Servers,
-    pub(super) dir: tempfile::TempDir,
+pub(crate) struct World {
+    pub(crate) servers: Servers,
+    pub(crate) dir: tempfile::TempDir,
     /// Where the producer listens.
-    pub(super) url: String,
+    pub(crate) url: String,
     producer_at: String,
     projections_at: String,
 }
 
 /// A `millrace` process; dropping it kills it.
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Child,
     log: PathBuf,
     at: String,
@@ -50,7 +50,7 @@ fn free_address() -> Result<String> {
 }
 
 impl World {
-    pub(super) fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let (producer_at, projections_at) = (free_address()?, free_address()?);
         Ok(Self {
             servers: Servers::start()?,
@@ -62,7 +62,7 @@ impl World {
     }
 
     /// The program with the addresses of this stack; it ends when this process ends.
-    pub(super) fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL"])
@@ -80,12 +80,12 @@ impl World {
     }
 
     /// Runs a command to its end.
-    pub(super) fn run(&self, arguments: &[&str]) -> Result<Output> {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<Output> {
         Ok(self.command(arguments).output()?)
     }
 
     /// Runs a command that must succeed; what it printed.
-    pub(super) fn done(&self, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn done(&self, arguments: &[&str]) -> Result<String> {
         let output = self.run(arguments)?;
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(
@@ -99,13 +99,13 @@ impl World {
     }
 
     /// `millrace status --json`, whatever its exit code.
-    pub(super) fn status(&self) -> Result<Value> {
+    pub(crate) fn status(&self) -> Result<Value> {
         let output = self.run(&["status", "--json"])?;
         serde_json::from_slice(&output.stdout)
             .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    pub(super) fn producer(&self) -> Result<Process> {
+    pub(crate) fn producer(&self) -> Result<Process> {
         let projections = format!("http://{}", self.projections_at);
         self.spawn(
             &["producer", "--projections-url", &projections],
@@ -115,16 +115,16 @@ impl World {
     }
 
     /// A projections process; `failpoints` as in `MILLRACE_FAILPOINTS`.
-    pub(super) fn projections(&self, failpoints: &str) -> Result<Process> {
+    pub(crate) fn projections(&self, failpoints: &str) -> Result<Process> {
         self.spawn(&["projections"], &self.projections_at, failpoints)
     }
 
-    pub(super) fn up(&self) -> Result<Process> {
+    pub(crate) fn up(&self) -> Result<Process> {
         self.spawn(&["up"], &self.producer_at, "")
     }
 
     /// All roles, with further environment.
-    pub(super) fn up_with(&self, environment: &[(&str, &str)]) -> Result<Process> {
+    pub(crate) fn up_with(&self, environment: &[(&str, &str)]) -> Result<Process> {
         self.spawn_with(&["up"], &self.producer_at, environment)
     }
 
@@ -159,14 +159,14 @@ impl World {
     }
 
     /// One number of the views' database.
-    pub(super) async fn number(&self, sql: &str) -> Result<i64> {
+    pub(crate) async fn number(&self, sql: &str) -> Result<i64> {
         let mut connection = PgConnection::connect(self.servers.views_database_url()).await?;
         Ok(sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
             .fetch_one(&mut connection)
             .await?)
     }
 
-    pub(super) async fn execute(&self, sql: &str) -> Result<()> {
+    pub(crate) async fn execute(&self, sql: &str) -> Result<()> {
         let mut connection = PgConnection::connect(self.servers.views_database_url()).await?;
         sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
             .execute(&mut connection)
@@ -175,7 +175,7 @@ impl World {
     }
 
     /// Waits until a number of the views' database is as given.
-    pub(super) async fn until_number(&self, sql: &str, wanted: i64) -> Result<()> {
+    pub(crate) async fn until_number(&self, sql: &str, wanted: i64) -> Result<()> {
         let begun = Instant::now();
         loop {
             let found = self.number(sql).await;
@@ -192,7 +192,7 @@ impl World {
     }
 
     /// The ends of all logs, for a failure.
-    pub(super) fn logs(&self) -> String {
+    pub(crate) fn logs(&self) -> String {
         let files = std::fs::read_dir(self.dir.path()).into_iter().flatten();
         files
             .flatten()
@@ -201,7 +201,7 @@ impl World {
             .collect()
     }
 
-    pub(super) async fn customer_totals(&self) -> Result<BTreeMap<String, Sums>> {
+    pub(crate) async fn customer_totals(&self) -> Result<BTreeMap<String, Sums>> {
         let mut connection = PgConnection::connect(self.servers.views_database_url()).await?;
         let rows: Vec<(String, i64, i64)> =
             sqlx::query_as("SELECT customer_id, orders, total_cents FROM views.customer_totals")
@@ -214,7 +214,7 @@ impl World {
     }
 
     /// Sends orders through `millrace send` and returns its summary and exit code.
-    pub(super) fn send(&self, name: &str, orders: &Orders) -> Result<(Value, i32)> {
+    pub(crate) fn send(&self, name: &str, orders: &Orders) -> Result<(Value, i32)> {
         let file = self.dir.path().join(name);
         std::fs::write(&file, orders.ndjson())?;
         let acks = self.dir.path().join(format!("{name}.acks"));
@@ -235,7 +235,7 @@ impl World {
     }
 
     /// The lines of an acks or a rejects file.
-    pub(super) fn lines(&self, name: &str) -> Result<Vec<Value>> {
+    pub(crate) fn lines(&self, name: &str) -> Result<Vec<Value>> {
         let text = std::fs::read_to_string(self.dir.path().join(name))?;
         Ok(text
             .lines()
@@ -244,7 +244,7 @@ impl World {
     }
 }
 
-pub(super) fn path(path: &Path) -> &str {
+pub(crate) fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -256,7 +256,7 @@ fn tail(log: &Path) -> String {
 
 impl Process {
     /// Waits until it says that it is ready.
-    pub(super) async fn ready(&mut self) -> Result<()> {
+    pub(crate) async fn ready(&mut self) -> Result<()> {
         let begun = Instant::now();
         loop {
             let answer = reqwest::get(format!("http://{}/health/ready", self.at)).await;
@@ -272,7 +272,7 @@ impl Process {
     }
 
     /// What `/health/ready` says now; empty while nobody listens.
-    pub(super) async fn health(&self) -> String {
+    pub(crate) async fn health(&self) -> String {
         match reqwest::get(format!("http://{}/health/ready", self.at)).await {
             Ok(answer) => answer.text().await.unwrap_or_default(),
             Err(_) => String::new(),
@@ -280,7 +280,7 @@ impl Process {
     }
 
     /// Waits until it ends by itself.
-    pub(super) async fn ended(&mut self) -> Result<ExitStatus> {
+    pub(crate) async fn ended(&mut self) -> Result<ExitStatus> {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -296,7 +296,7 @@ impl Process {
     }
 
     /// SIGTERM, and waits for its end, which must be a good one.
-    pub(super) async fn stop(mut self) -> Result<()> {
+    pub(crate) async fn stop(mut self) -> Result<()> {
         let id = self.child.id().to_string();
         Command::new("kill").args(["-TERM", &id]).status()?;
         let status = self.ended().await?;
@@ -304,7 +304,7 @@ impl Process {
         Ok(())
     }
 
-    pub(super) fn printed(&self) -> String {
+    pub(crate) fn printed(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
@@ -317,13 +317,13 @@ impl Drop for Process {
 }
 
 /// Orders with a computation of their own of what the views must show.
-pub(super) struct Orders {
+pub(crate) struct Orders {
     records: Vec<Value>,
 }
 
 impl Orders {
     /// `count` orders of 60 customers with ids from `first` on; every hundredth holds a quantity of 0.
-    pub(super) fn new(first: usize, count: usize) -> Self {
+    pub(crate) fn new(first: usize, count: usize) -> Self {
         let record = |n: usize| {
             let lines: Vec<Value> = (0..1 + n % 4)
                 .map(|line| {
@@ -355,12 +355,12 @@ impl Orders {
     }
 
     /// How many must be accepted.
-    pub(super) fn accepted(&self) -> usize {
+    pub(crate) fn accepted(&self) -> usize {
         self.good().count()
     }
 
     /// Total of each accepted order.
-    pub(super) fn totals(&self) -> BTreeMap<String, i64> {
+    pub(crate) fn totals(&self) -> BTreeMap<String, i64> {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let cents = |order: &Value| {
             let lines = order["lines"].as_array().unwrap();
@@ -375,7 +375,7 @@ impl Orders {
     }
 
     /// What each customer ordered.
-    pub(super) fn of_customers(&self) -> BTreeMap<String, Sums> {
+    pub(crate) fn of_customers(&self) -> BTreeMap<String, Sums> {
         let totals = self.totals();
         let mut sums: BTreeMap<String, Sums> = BTreeMap::new();
         for order in self.good() {
