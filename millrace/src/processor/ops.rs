@@ -104,7 +104,9 @@ pub fn status(kafka: &KafkaConfig, handler: &dyn Handler) -> Result<ProcessorSta
         .into_iter()
         .map(|(topic, partition, next)| {
             let key = (topic.clone(), partition);
-            let (end, left) = ends.get(&key).map_or((next, false), |end| (end.stable, end.left));
+            let (end, left) = ends
+                .get(&key)
+                .map_or((next, false), |end| (end.stable, end.left));
             PartitionStatus {
                 next: committed.get(&key).map(|committed| committed.offset),
                 end,
