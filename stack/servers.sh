@@ -121,7 +121,7 @@ postgres_home() {
 start_postgres() {
     local home options shared_buffers=128MB
     home=$(<"$DIR/postgres.home")
-    if [[ $1 == default ]]; then shared_buffers=512MB; fi
+    if [[ $1 == default || ${MILLRACE_SERVERS:-} == full ]]; then shared_buffers=512MB; fi
     if [[ ! -e $home/initialised ]]; then
         rm -rf "$home"
         mkdir -p "$home"
@@ -174,8 +174,8 @@ kill_postgres() {
 
 start_kafka() {
     local home=$DIR/kafka jvm=(-Xmx512m)
-    # A test's broker lives for seconds: it is quicker there without the optimising compiler's start-up work.
-    if [[ $1 == free ]]; then jvm+=(-XX:+UseSerialGC -XX:TieredStopAtLevel=1); fi
+    # A test's broker lives for seconds: it is quicker there without the optimising compiler's start-up work. The bench wants all of it.
+    if [[ $1 == free && ${MILLRACE_SERVERS:-} != full ]]; then jvm+=(-XX:+UseSerialGC -XX:TieredStopAtLevel=1); fi
     mkdir -p "$home"
     sed -e "s|@KAFKA_PORT@|$KAFKA_PORT|g" -e "s|@CONTROLLER_PORT@|$CONTROLLER_PORT|g" -e "s|@DATA@|$home/data|" \
         "$ROOT/stack/server.properties" >"$home/server.properties"

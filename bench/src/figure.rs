@@ -65,7 +65,7 @@ impl Spread {
 }
 
 /// What the project wants of a figure on a machine of two cores that also runs the servers and the load.
-const AIMS: [(&str, f64); 12] = [
+const AIMS: [(&str, f64); 14] = [
     ("commands-64", 50_000.0),
     ("http-64", 15_000.0),
     ("relay", 250_000.0),
@@ -76,7 +76,9 @@ const AIMS: [(&str, f64); 12] = [
     ("visible-100-p99", 30.0),
     ("memory-producer", 100.0),
     ("memory-projections", 100.0),
+    ("memory-processors", 100.0),
     ("start-producer", 1.0),
+    ("start-processors", 1.0),
     ("start-projections", 1.0),
 ];
 

@@ -8,6 +8,8 @@ use schemas::order::{
 
 /// Commands of one order.
 pub(crate) const STEPS: usize = 4;
+/// Lines of one order, each of another product.
+pub(crate) const LINES: usize = 2;
 
 /// Type and data of a step's command.
 pub(crate) fn command(step: usize, customer: usize) -> (&'static str, String) {
@@ -18,7 +20,7 @@ pub(crate) fn command(step: usize, customer: usize) -> (&'static str, String) {
                 r#"{{"customer_id":"customer-{}","currency":"EUR","lines":[{{"product_id":"product-{}","quantity":2,"total_cents":1990}},{{"product_id":"product-{}","quantity":1,"total_cents":4900}}]}}"#,
                 customer % 1000,
                 customer % 97,
-                customer % 89
+                100 + customer % 89
             ),
         ),
         1 => ("ConfirmOrder", "{}".to_owned()),
@@ -61,7 +63,7 @@ pub(crate) fn event(step: usize, customer: usize, at: DateTime<Utc>) -> OrderEve
             customer_id: format!("customer-{}", customer % 1000),
             currency: "EUR".to_owned(),
             placed_at: at,
-            lines: vec![line(customer % 97, 1990), line(customer % 89, 4900)],
+            lines: vec![line(customer % 97, 1990), line(100 + customer % 89, 4900)],
             coordination: Coordination::default(),
         }
         .into(),

@@ -61,7 +61,7 @@ pub(crate) struct World {
 impl World {
     /// Starts them, which takes 5 to 10 seconds.
     pub(crate) async fn start(scale: Scale) -> Result<Self> {
-        let servers = tokio::task::spawn_blocking(Servers::start).await??;
+        let servers = tokio::task::spawn_blocking(Servers::start_full).await??;
         let pid = |server: &str| -> Result<u32> {
             let path = servers.dir().join(format!("run/{server}.pid"));
             let text = fs::read_to_string(&path)

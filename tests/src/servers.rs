@@ -58,11 +58,24 @@ impl Servers {
     /// # Errors
     /// When a server does not start; the error holds the end of what `./dev` printed.
     pub fn start() -> Result<Self> {
+        Self::start_as("small")
+    }
+
+    /// The same with the broker's compiler and Postgres' buffers as `./dev up` has them: for measuring.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_full() -> Result<Self> {
+        Self::start_as("full")
+    }
+
+    fn start_as(size: &str) -> Result<Self> {
         let dir = new_directory()?;
         let mut child = Command::new("setsid") // a Ctrl-C at the terminal must not reach the keeper before its work is done
             .arg(dev())
             .args(["servers", "keep"])
             .arg(&dir)
+            .env("MILLRACE_SERVERS", size)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

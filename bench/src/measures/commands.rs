@@ -8,8 +8,6 @@ use crate::load::{self, Sender, Turn};
 use crate::world::{World, count};
 use crate::{orders, raw};
 
-const CALLERS: [usize; 4] = [1, 8, 64, 512];
-
 struct InProcess {
     commands: Commands,
     keyed: bool,
@@ -23,27 +21,14 @@ impl Sender for InProcess {
     }
 }
 
-pub(crate) async fn run(world: &World) -> Result<Vec<Figure>> {
-    let mut figures = Vec::new();
-    for callers in CALLERS {
-        let url = world.servers.fresh_database("raw").await?;
-        let ceiling = raw::insert_commits(&url, callers, world.scale.load_time).await?;
-        let name = format!("commands-{callers}");
-        figures.append(&mut measured(world, (&name, callers, false), ceiling).await?);
-        if callers == 64 {
-            // Every outcome is kept under an id that the caller gave: what idempotency costs.
-            let name = format!("{name}-keyed");
-            figures.append(&mut measured(world, (&name, callers, true), ceiling).await?);
-        }
-    }
-    Ok(figures)
-}
-
-async fn measured(
-    world: &World,
-    (name, callers, keyed): (&str, usize, bool),
-    ceiling: f64,
-) -> Result<Vec<Figure>> {
+/// With `keyed`, every outcome is kept under an id that the caller gave: what idempotency costs.
+pub(crate) async fn run(world: &World, callers: usize, keyed: bool) -> Result<Vec<Figure>> {
+    let raw_url = world.servers.fresh_database("raw").await?;
+    let ceiling = raw::insert_commits(&raw_url, callers, world.scale.load_time).await?;
+    let name = match keyed {
+        true => format!("commands-keyed-{callers}"),
+        false => format!("commands-{callers}"),
+    };
     let url = world.servers.fresh_database("commands").await?;
     let commands = world.write_side(&url).await?;
     let meter = world.meter(&[]);
@@ -52,7 +37,7 @@ async fn measured(
         Ok(InProcess { commands, keyed })
     })
     .await
-    .with_context(|| name.to_owned())?;
+    .with_context(|| name.clone())?;
     let cpu = meter.per_event(done.total);
     let events = count(&url, "SELECT count(*) FROM millrace.events").await?;
     ensure!(
@@ -66,7 +51,7 @@ async fn measured(
         "{name}: {events} events, but the streams' versions add up to {versions}"
     );
     Ok(vec![
-        Figure::new(name, "commands/s", done.per_s)
+        Figure::new(&name, "commands/s", done.per_s)
             .beside(ceiling)
             .costing(cpu),
         Figure::new(format!("{name}-p50"), "ms", done.p50_ms),

@@ -1,6 +1,6 @@
 //! From a command's acknowledgement over HTTP to its event in Kafka and to its row in the view `orders`.
 //!
-//! Commands are sent at a fixed pace to `millrace up`, each on a new order. A read-committed consumer sees the events arrive; one
+//! Commands are sent at a fixed pace to a producer, each on a new order; the projections keep all views, no processor runs. A read-committed consumer sees the events arrive; one
 //! connection asks the view for the rows that are still missing, about every millisecond, so what it sees is up to that much late.
 
 use std::collections::{HashMap, HashSet};
@@ -26,7 +26,6 @@ use crate::raw::{self, Prepared};
 use crate::role::Role;
 use crate::world::World;
 
-const RATES: [u32; 2] = [100, 2_000];
 const CONNECTIONS: usize = 32;
 const LATE: Duration = Duration::from_secs(30);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
@@ -36,35 +35,35 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// When something was seen, by order.
 type Seen = HashMap<String, Instant>;
 
-pub(crate) async fn run(world: &World) -> Result<Vec<Figure>> {
+pub(crate) async fn run(world: &World, rate: u32) -> Result<Vec<Figure>> {
+    let count = (world.scale.paced_time + WARM_UP).as_secs_f64() * f64::from(rate);
+    let warm = WARM_UP.as_secs() as usize * rate as usize;
+    let pace = Pace {
+        prefix: Uuid::now_v7().simple().to_string(),
+        count: count as usize,
+        every: Duration::from_secs(1) / rate,
+    };
+    let (raw_in_kafka, raw_stored) = ceiling(world, &pace).await?;
+    let producer = Role::start(world, "producer").await?;
+    let projections = Role::start(world, "projections").await?;
+    let meter = world.meter(&[producer.pid(), projections.pid()]);
+    let (acknowledged, arrived, visible) = ours(world, &producer, &pace).await?;
+    let cpu = meter.per_event(pace.count as u64);
     let mut figures = Vec::new();
-    let up = Role::start(world, "up").await?;
-    for rate in RATES {
-        let count = (world.scale.paced_time + WARM_UP).as_secs_f64() * f64::from(rate);
-        let warm = WARM_UP.as_secs() as usize * rate as usize;
-        let pace = Pace {
-            prefix: Uuid::now_v7().simple().to_string(),
-            count: count as usize,
-            every: Duration::from_secs(1) / rate,
-        };
-        let (raw_in_kafka, raw_stored) = ceiling(world, &pace).await?;
-        let meter = world.meter(&[up.pid()]);
-        let (acknowledged, arrived, visible) = ours(world, &up, &pace).await?;
-        let cpu = meter.per_event(pace.count as u64);
-        for (name, seen, raw) in [
-            ("in-kafka", arrived, raw_in_kafka),
-            ("visible", visible, raw_stored),
-        ] {
-            let took = millis(&pace, warm, &acknowledged, &seen)?;
-            for (percent, share) in [("p50", 0.5), ("p99", 0.99)] {
-                let name = format!("{name}-{rate}-{percent}");
-                let figure = Figure::new(name, "ms", percentile(&took, share))
-                    .beside(percentile(&raw, share));
-                figures.push(figure.costing(cpu));
-            }
+    for (name, seen, raw) in [
+        ("in-kafka", arrived, raw_in_kafka),
+        ("visible", visible, raw_stored),
+    ] {
+        let took = millis(&pace, warm, &acknowledged, &seen)?;
+        for (percent, share) in [("p50", 0.5), ("p99", 0.99)] {
+            let name = format!("{name}-{rate}-{percent}");
+            let figure =
+                Figure::new(name, "ms", percentile(&took, share)).beside(percentile(&raw, share));
+            figures.push(figure.costing(cpu));
         }
     }
-    up.stop().await?;
+    projections.stop().await?;
+    producer.stop().await?;
     Ok(figures)
 }
 
@@ -96,7 +95,7 @@ fn millis(pace: &Pace, warm: usize, from: &Seen, to: &Seen) -> Result<Vec<f64>> 
     Ok(took)
 }
 
-async fn ours(world: &World, up: &Role, pace: &Pace) -> Result<(Seen, Seen, Seen)> {
+async fn ours(world: &World, producer: &Role, pace: &Pace) -> Result<(Seen, Seen, Seen)> {
     let topic = "order.events".to_owned();
     let arrivals = Arrivals::watch(world.kafka.clone(), topic, pace, None)?;
     let (acknowledge, acknowledged) = mpsc::unbounded_channel();
@@ -108,7 +107,7 @@ async fn ours(world: &World, up: &Role, pace: &Pace) -> Result<(Seen, Seen, Seen
     let begun = Instant::now();
     let mut senders = Vec::new();
     for connection in 0..CONNECTIONS {
-        let mut client = Client::connect(&up.listen).await?;
+        let mut client = Client::connect(&producer.listen).await?;
         let (pace, acknowledge) = (pace.clone(), acknowledge.clone());
         senders.push(tokio::spawn(async move {
             for number in (connection..pace.count).step_by(CONNECTIONS) {

@@ -1,6 +1,7 @@
 //! What is decided about a command, and the state that it is decided on.
 
 use chrono::TimeDelta;
+use serde::Serialize;
 use uuid::Uuid;
 
 use crate::aggregate::{Aggregate, Context};
@@ -274,20 +275,22 @@ pub(super) fn outcome_to_keep<C>(
 
 /// The headers that the relay passes on with each event of a command.
 fn headers<C>(job: &Job<C>) -> String {
+    #[derive(Serialize)]
+    struct Headers<'e> {
+        correlationid: &'e str,
+        causationid: &'e str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tenantid: Option<&'e str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        traceparent: Option<&'e str>,
+    }
     let envelope = &job.envelope;
     let id = envelope.id.as_str();
-    let mut headers = serde_json::Map::new();
-    let mut put = |name: &str, value: &str| headers.insert(name.to_owned(), value.into());
-    put(
-        "correlationid",
-        envelope.correlation_id.as_deref().unwrap_or(id),
-    );
-    put("causationid", id);
-    if let Some(tenant) = &envelope.tenant_id {
-        put("tenantid", tenant);
-    }
-    if let Some(traceparent) = &envelope.traceparent {
-        put("traceparent", traceparent);
-    }
-    serde_json::Value::Object(headers).to_string()
+    let headers = Headers {
+        correlationid: envelope.correlation_id.as_deref().unwrap_or(id),
+        causationid: id,
+        tenantid: envelope.tenant_id.as_deref(),
+        traceparent: envelope.traceparent.as_deref(),
+    };
+    serde_json::to_string(&headers).expect("plain texts always serialise")
 }
