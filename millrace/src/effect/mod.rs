@@ -1,12 +1,12 @@
 //! Effects: what an event makes happen outside, each thing called once.
 //!
 //! An effect reads event topics in a group of its own, `millrace.effect.<name>`, calls the outside world (a webhook, a
-//! mail server, a payment gateway) and may return a command, by which the outcome comes back to an aggregate. An author
+//! mail server, another company's API) and may return a command, by which the outcome comes back to an aggregate. An author
 //! implements [`Effect`] and registers it with [`effect`]; [`Effects::start`] runs it.
 //!
 //! There is no transaction over Kafka and the outside. So every event that an effect acts on is a row in Postgres, and
 //! the row says durably that a call begins before it does. What a crash leaves behind is then known to be in doubt, and
-//! the effect's [`Rule`] says what to do about it: `docs/decisions/0006-effects.md` holds the states, the invariants and
+//! the effect's [`Rule`] says what to do about it: `docs/decisions/0008-effects.md` holds the states, the invariants and
 //! the schedules that would break them.
 //!
 //! Guarantees: an event is claimed once, also after a replay; calls of one aggregate follow the order of its events;

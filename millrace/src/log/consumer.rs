@@ -123,7 +123,8 @@ fn unassign<M: Member>(member: &M, consumer: &GroupConsumer<M>, list: &TopicPart
     }
 }
 
-/// What one poll brought.
+/// What one poll brought. It is taken apart at once, so the large variant is never moved about.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Polled {
     /// Nothing within the timeout.
     Nothing,

@@ -122,7 +122,7 @@ impl PartitionReader {
             .map_err(kafka)?;
         let read = self.read_to((topic, partition), from, end, &mut each);
         let unassigned = self.committed.unassign().map_err(kafka);
-        read.and_then(|()| unassigned).map(|()| end)
+        read.and(unassigned).map(|()| end)
     }
 
     fn read_to(

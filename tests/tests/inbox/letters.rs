@@ -9,6 +9,9 @@ use tests::hall::{HallEvent, HallSeatReserved, ReserveSeat};
 
 use super::rig::{COMMANDS, LETTERS, Rig, Seen, unique};
 
+/// What is wrong, the value, and the headers.
+type Case<'c> = (&'c str, &'c [u8], Vec<(&'c str, &'c str)>);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_command_becomes_a_dead_letter_with_its_bytes_and_the_others_go_on() -> Result<()>
 {
@@ -28,7 +31,7 @@ async fn what_is_no_command_becomes_a_dead_letter_with_its_bytes_and_the_others_
     long.extend_from_slice(b"more");
     let id = unique("c");
     let own = [(headers::ID, id.as_str()), ("mark", hall.as_str())];
-    let cases: Vec<(&str, &[u8], Vec<(&str, &str)>)> = vec![
+    let cases: Vec<Case> = vec![
         ("wire format", b"{\"guest\":\"ada\"}", own.to_vec()),
         ("shorter than five bytes", &[0, 1], own.to_vec()),
         (
