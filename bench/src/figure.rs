@@ -1,6 +1,6 @@
 //! What a run of a measure found, and what several runs come to.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
@@ -41,6 +41,19 @@ impl Figure {
             cpu: Some(cpu),
             ..self
         }
+    }
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} {}", self.name, number(self.ours), self.unit)?;
+        if let Some(ceiling) = self.ceiling {
+            write!(f, ", raw {}", number(ceiling))?;
+        }
+        if let Some(cpu) = self.cpu {
+            write!(f, ", CPU µs/event {cpu}")?;
+        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@
 //! cargo run --release -p bench -- --only relay      those whose name begins so; may be repeated
 //! cargo run --release -p bench -- --json FILE       the figures also as JSON
 //! ```
+//! The roles' settings are their defaults, or what the environment says: `JOURNAL_WRITERS=2 cargo run --release -p bench -- --only commands`.
 //! Each run counts afterwards what was written, in Postgres or in Kafka, and fails where a number is not what it must be.
 
 mod cpu;
@@ -73,24 +74,24 @@ async fn main() -> Result<()> {
     eprintln!("load average before: {}", load_average());
     let world = World::start(scale).await?;
     let mut figures: Vec<Figure> = Vec::new();
+    let mut failures: Vec<String> = Vec::new();
     for measure in chosen {
         eprintln!("{}: {}", measure.name, measure.about);
         for run in 1..=runs {
-            let found = (measure.run)(&world).await;
-            let found = found.with_context(|| format!("{}, run {run}", measure.name))?;
-            for figure in &found {
-                let ceiling = figure
-                    .ceiling
-                    .map_or(String::new(), |ceiling| format!(", raw {ceiling:.1}"));
-                let cpu = figure
-                    .cpu
-                    .map_or(String::new(), |cpu| format!(", CPU µs/event {cpu}"));
-                eprintln!(
-                    "  {run}/{runs} {}: {:.2} {}{ceiling}{cpu}",
-                    figure.name, figure.ours, figure.unit
-                );
+            match (measure.run)(&world).await {
+                Ok(found) => {
+                    for figure in &found {
+                        eprintln!("  {run}/{runs} {figure}");
+                    }
+                    figures.extend(found);
+                }
+                // The others go on: a run of all of them takes minutes.
+                Err(error) => {
+                    let failure = format!("{}, run {run}: {error:#}", measure.name);
+                    eprintln!("  {failure}");
+                    failures.push(failure);
+                }
             }
-            figures.extend(found);
         }
     }
     let rows = Row::all(&figures);
@@ -108,6 +109,7 @@ async fn main() -> Result<()> {
         let json = serde_json::to_string_pretty(&rows)?;
         fs::write(&path, json).with_context(|| format!("{} not written", path.display()))?;
     }
+    ensure!(failures.is_empty(), "failed: {}", failures.join("; "));
     Ok(())
 }
 

@@ -4,10 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use clap::Parser;
 use millrace::command::{Commands, WriteConfig};
-use millrace::config::{
-    JournalConfig, KafkaConfig, Properties, Registration, RegistryConfig, Secret,
-};
+use millrace::config::{JournalConfig, KafkaConfig, Registration, RegistryConfig, Secret};
 use millrace::journal::Journal;
 use millrace::log::topics::{self, Kind, Topic};
 use millrace::registry::Registry;
@@ -72,9 +71,7 @@ impl World {
             scale,
             kafka: KafkaConfig {
                 kafka_bootstrap: servers.kafka().to_owned(),
-                kafka_properties: Properties::default(),
-                topic_partitions: 12,
-                topic_replication: 1,
+                ..settings()
             },
             postgres_pid: pid("postgres")?,
             kafka_pid: pid("kafka")?,
@@ -113,7 +110,7 @@ impl World {
             producer::AGGREGATES,
             journal,
             registry,
-            WriteConfig::default(),
+            settings::<WriteConfig>(),
             self.kafka.topic_partitions,
             std::sync::Arc::new(Notify::new()),
         ))
@@ -134,6 +131,16 @@ impl World {
     pub(crate) async fn filled(&self) -> Result<&Filled> {
         self.filled.get_or_try_init(|| Filled::new(self)).await
     }
+}
+
+/// A role's settings as they come, or as the environment has them: what the roles that are started read too.
+pub(crate) fn settings<T: clap::Args>() -> T {
+    #[derive(Parser)]
+    struct Settings<T: clap::Args> {
+        #[command(flatten)]
+        of: T,
+    }
+    Settings::parse_from(["bench"]).of
 }
 
 /// One number from a database.

@@ -6,16 +6,19 @@ use millrace::projection::sql::PgConnection;
 use millrace::projection::{
     Applied, ApplyError, BoxFuture, Build, Decoder, Projector, Record, Start,
 };
+use uuid::Uuid;
 
 /// The same view with a topic and a group that nobody else uses.
 pub(crate) struct Elsewhere {
     view: Arc<dyn Projector>,
     topic: String,
+    group: String,
 }
 
 impl Elsewhere {
     pub(crate) fn new(view: Arc<dyn Projector>, topic: &str) -> Self {
         Self {
+            group: format!("{}.{}", view.group(), Uuid::now_v7().simple()),
             view,
             topic: topic.to_owned(),
         }
@@ -28,7 +31,7 @@ impl Projector for Elsewhere {
     }
 
     fn group(&self) -> String {
-        format!("{}.{}", self.view.group(), uuid::Uuid::now_v7().simple())
+        self.group.clone()
     }
 
     fn topics(&self) -> Vec<String> {

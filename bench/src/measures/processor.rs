@@ -8,14 +8,14 @@ use millrace::codec::Codec;
 use millrace::log::record::Record;
 use millrace::log::topics::{self, Kind, Topic};
 use millrace::processor::{
-    self, Handler, Order, Outgoing, ProcessorConfig, ProcessorOptions, RunError, RunningProcessor,
+    self, Handler, Order, Outgoing, ProcessorConfig, RunError, RunningProcessor,
 };
 use millrace::projection::{Decoder, Start};
 use uuid::Uuid;
 
 use crate::figure::Figure;
 use crate::raw;
-use crate::world::World;
+use crate::world::{World, settings};
 
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -79,7 +79,7 @@ pub(crate) async fn run(world: &World) -> Result<Vec<Figure>> {
     topics::ensure(&world.kafka, &wanted).await?;
     let config = ProcessorConfig {
         kafka: world.kafka.clone(),
-        options: ProcessorOptions::default(),
+        options: settings(),
     };
     let decoder = Decoder::of(world.registry(None).await?);
     let running = RunningProcessor::start(config, handler.clone(), decoder);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
 use millrace::config::{JournalConfig, Secret};
 use millrace::event::events_topic;
 use millrace::journal::Journal;
@@ -19,13 +18,13 @@ use uuid::Uuid;
 use crate::cpu::CpuPerEvent;
 use crate::figure::Figure;
 use crate::raw::{self, Prepared};
-use crate::world::World;
+use crate::world::{World, settings};
 
 const DEADLINE: Duration = Duration::from_secs(120);
 const PAYLOAD_BYTES: usize = 200;
 
 pub(crate) async fn run(world: &World) -> Result<Vec<Figure>> {
-    let config = defaults();
+    let config: RelayConfig = settings();
     let topic = world.new_topic("raw-relay").await?;
     let (kafka, events) = (world.kafka.clone(), world.scale.events);
     let per_transaction = config.relay_batch_events_max as usize;
@@ -43,16 +42,6 @@ pub(crate) async fn run(world: &World) -> Result<Vec<Figure>> {
     let (rate, cpu) = relayed(world, config).await?;
     let figure = Figure::new("relay", "events/s", rate);
     Ok(vec![figure.beside(ceiling).costing(cpu)])
-}
-
-/// The relay's settings as they come.
-fn defaults() -> RelayConfig {
-    #[derive(Parser)]
-    struct Defaults {
-        #[command(flatten)]
-        relay: RelayConfig,
-    }
-    Defaults::parse_from(["relay"]).relay
 }
 
 /// As large as what the relay publishes, with as many headers.

@@ -17,7 +17,7 @@ use crate::cpu::CpuPerEvent;
 use crate::figure::Figure;
 use crate::measures::elsewhere::Elsewhere;
 use crate::raw;
-use crate::world::{World, count};
+use crate::world::{World, count, settings};
 
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -108,7 +108,7 @@ impl<'w> Stage<'w> {
 
     /// As many rows as events, by UNNEST alone, in transactions as large as the sink's.
     async fn ceiling(&self) -> Result<f64> {
-        let batch = SinkOptions::default().view_batch_records as usize;
+        let batch = settings::<SinkOptions>().view_batch_records as usize;
         raw::unnest_orders(&self.url, self.world.scale.events, batch).await
     }
 
@@ -118,7 +118,7 @@ impl<'w> Stage<'w> {
         let config = SinkConfig {
             kafka: self.world.kafka.clone(),
             views: self.views.clone(),
-            options: SinkOptions::default(),
+            options: settings(),
         };
         let sink = Sink::start(config, self.projector.clone(), self.decoder.clone()).await?;
         let asked = Instant::now();

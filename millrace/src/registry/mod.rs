@@ -9,9 +9,10 @@ mod compatibility;
 mod error;
 mod kept;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt, stream};
 use schema_registry_converter::async_impl::schema_registry::{
     SrSettings, get_all_versions, get_schema_by_id, get_schema_by_subject_and_version, post_schema,
 };
@@ -30,6 +31,8 @@ pub use error::RegistryError;
 
 /// Tries to register a schema against others who do the same.
 const REGISTER_TRIES_MAX: u64 = 5;
+/// Subjects that the registry is asked about at a time.
+const QUESTIONS_MAX: usize = 8;
 
 /// What a record of an aggregate type is; decides its topic, and so its subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -267,10 +270,17 @@ impl Registry {
     /// Finds every schema's id, registering what is missing if the configuration says so.
     pub async fn register(&self) -> Result<Vec<Registered>, RegistryError> {
         let mut registered = Vec::new();
+        let found = self.found().await?;
         for (set, schema) in self.schemas() {
             let ours = parse(schema)?;
             let subject = set.subject(&ours);
-            let schema_id = self.register_one(&subject, schema, &ours).await?;
+            let versions = found.get(&subject).map(Vec::as_slice).unwrap_or_default();
+            check_against(&subject, schema, &ours, versions)?;
+            let schema_id = match id_in(versions, schema) {
+                Some(known) => known,
+                // One after another: a version is compared with those before it.
+                None => self.register_one(&subject, schema, &ours).await?,
+            };
             registered.push(Registered {
                 aggregate: set.aggregate,
                 subject,
@@ -279,6 +289,23 @@ impl Registry {
             });
         }
         Ok(registered)
+    }
+
+    /// What the registry has of every subject. Asked for side by side: a start waits for the slowest answer, not for all
+    /// of them in turn.
+    async fn found(&self) -> Result<HashMap<String, Vec<Known>>, RegistryError> {
+        let mut subjects = BTreeSet::new();
+        for (set, schema) in self.schemas() {
+            subjects.insert(set.subject(&parse(schema)?));
+        }
+        stream::iter(subjects)
+            .map(|subject| async move {
+                let versions = self.versions(&subject).await?;
+                Ok((subject, versions))
+            })
+            .buffer_unordered(QUESTIONS_MAX)
+            .try_collect()
+            .await
     }
 
     /// Two producers that start at once get in each other's way, and one of them is refused with a conflict: it looks
@@ -293,11 +320,9 @@ impl Registry {
         loop {
             let versions = self.versions(subject).await?;
             check_against(subject, schema, ours, &versions)?;
-            let known = versions
-                .iter()
-                .find(|known| same_json(&known.json, schema.json));
+            let known = id_in(&versions, schema);
             let result = match (known, self.registration) {
-                (Some(known), _) => return Ok(known.id),
+                (Some(known), _) => return Ok(known),
                 (None, Registration::Lookup) => Err(RegistryError::NotRegistered {
                     subject: subject.to_owned(),
                     version: schema.version,
@@ -462,6 +487,13 @@ fn codec_of(registered: &[Registered]) -> Result<Codec, RegistryError> {
 // The converter crate keeps the HTTP status only in its text.
 fn is_answer(error: &SRCError) -> bool {
     error.error.contains("failed with status 4")
+}
+
+/// The id of this very schema among a subject's versions.
+fn id_in(versions: &[Known], schema: &RecordSchema) -> Option<u32> {
+    let mut same = versions.iter();
+    same.find(|known| same_json(&known.json, schema.json))
+        .map(|known| known.id)
 }
 
 fn is_not_found(error: &SRCError) -> bool {
