@@ -215,6 +215,8 @@ async fn processors_of(args: &Args) -> Result<Vec<Processor>, String> {
     });
     let statuses = match looked.await {
         Ok(Ok(statuses)) => statuses,
+        // Nothing is wrong where nobody has started them yet.
+        Ok(Err(millrace::processor::ops::OpsError::NoTopic(_))) => return Ok(Vec::new()),
         Ok(Err(error)) => return Err(format!("the processors' state cannot be read: {error}")),
         Err(error) => return Err(format!("the processors' state cannot be read: {error}")),
     };
@@ -288,6 +290,12 @@ impl Status {
     }
 
     fn look_at_processors(&mut self, processors: Vec<Processor>) {
+        if processors.is_empty() {
+            self.notes.push(
+                "no processor has run on this Kafka yet: `millrace up` or `millrace processors` starts them"
+                    .to_owned(),
+            );
+        }
         for one in &processors {
             let (status, name) = (&one.status, &one.status.processor);
             if status.members == 0 {

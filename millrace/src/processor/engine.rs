@@ -295,7 +295,10 @@ impl Engine {
                     if cause != Cause::Behind {
                         step.failure = Some(reason.clone());
                     }
-                    if let Some(record_key) = &record.key {
+                    // What is no event at all stands in no order with the events of that key.
+                    if let Some(record_key) = &record.key
+                        && (cause == Cause::Behind || record.envelope.is_ok())
+                    {
                         partition.block(&record, (reason, attempts), self.handler.order());
                         dirty.insert(record_key.clone());
                     }

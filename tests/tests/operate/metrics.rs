@@ -74,7 +74,8 @@ async fn place(world: &World, id: &str, headers: &[(&str, &str)]) -> Result<u16>
         .post(format!("{}/commands/order/{id}", world.url))
         .json(
             &json!({"type": "PlaceOrder", "data": {"customer_id": "c1", "currency": "EUR",
-            "lines": [{"product_id": "p1", "quantity": 1, "total_cents": 100}]}}),
+            // No processor acts on it, so that what is counted is what was sent.
+            "coordination": "orchestration", "lines": [{"product_id": "p1", "quantity": 1, "total_cents": 100}]}}),
         );
     for (name, value) in headers {
         request = request.header(*name, *value);

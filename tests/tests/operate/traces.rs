@@ -70,7 +70,8 @@ async fn place(world: &World, id: &str, traceparent: Option<&str>) -> Result<()>
         .post(format!("{}/commands/order/{id}", world.url))
         .json(
             &json!({"type": "PlaceOrder", "data": {"customer_id": "c1", "currency": "EUR",
-            "lines": [{"product_id": "p1", "quantity": 1, "total_cents": 100}]}}),
+            // No processor acts on it, so that what is counted is what was sent.
+            "coordination": "orchestration", "lines": [{"product_id": "p1", "quantity": 1, "total_cents": 100}]}}),
         );
     if let Some(traceparent) = traceparent {
         request = request.header("traceparent", traceparent);

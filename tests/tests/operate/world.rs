@@ -333,7 +333,9 @@ impl Orders {
                 })
                 .collect();
             json!({"order_id": format!("o{n}"), "customer_id": format!("c{}", n * n % 60),
-                   "currency": "EUR", "placed_at": "2026-03-01T10:00:00Z", "lines": lines})
+                   "currency": "EUR", "placed_at": "2026-03-01T10:00:00Z",
+                   // No processor acts on it, so that what is counted is what was sent.
+                   "coordination": "orchestration", "lines": lines})
         };
         Self {
             records: (first..first + count).map(record).collect(),

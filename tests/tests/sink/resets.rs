@@ -172,7 +172,7 @@ async fn a_log_whose_start_was_deleted_is_no_source_for_a_rebuild_or_a_new_view(
     assert!(error.contains("offset-out-of-range.md"), "{error}");
     world.until(&totals, 6).await?;
 
-    let new = world.view(tally(GuestTotals));
+    let new = world.view(fold(Halls));
     let sink = world.sink(&new).await?;
     eventually("the new view names the runbook", || async {
         let report = sink.health();
