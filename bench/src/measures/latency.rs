@@ -46,6 +46,7 @@ pub(crate) async fn run(world: &World, rate: u32) -> Result<Vec<Figure>> {
     let (raw_in_kafka, raw_stored) = ceiling(world, &pace).await?;
     let producer = Role::start(world, "producer").await?;
     let projections = Role::start(world, "projections").await?;
+    first_is_visible(world, &producer, &pace).await?;
     let meter = world.meter(&[producer.pid(), projections.pid()]);
     let (acknowledged, arrived, visible) = ours(world, &producer, &pace).await?;
     let cpu = meter.per_event(pace.count as u64);
@@ -65,6 +66,29 @@ pub(crate) async fn run(world: &World, rate: u32) -> Result<Vec<Figure>> {
     projections.stop().await?;
     producer.stop().await?;
     Ok(figures)
+}
+
+/// Waits until one order went all the way: a producer is ready as soon as some relay is at work, which may be one that just ended
+/// and whose lease its own waits for; and the views' partitions are claimed.
+async fn first_is_visible(world: &World, producer: &Role, pace: &Pace) -> Result<()> {
+    let id = format!("{}-first", pace.prefix);
+    Client::connect(&producer.listen)
+        .await?
+        .command(&id, 0, 0)
+        .await?;
+    let mut connection = PgConnection::connect(world.servers.views_database_url()).await?;
+    let begun = Instant::now();
+    loop {
+        let seen = sqlx::query("SELECT FROM views.orders WHERE order_id = $1")
+            .bind(&id)
+            .fetch_optional(&mut connection)
+            .await?;
+        if seen.is_some() {
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < LATE, "order {id} did not become visible");
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
 }
 
 /// When to send which order.
