@@ -1,27 +1,47 @@
 //! Judges journal, topic and views with SQL, a Kafka client and an Avro decoder of its own; nothing of Millrace is called.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Headers, Message as _, OwnedHeaders};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use uuid::Uuid;
 
+use super::flow::{self, Facts};
 use super::fold;
+use super::outside::Outside;
 use super::verdict::{Findings, acknowledged, sequences, topic_equals_journal};
 
 pub(super) const TOPIC: &str = "order.events";
-pub(super) const VIEWS: [&str; 3] = ["orders", "customer-totals", "event-log"];
+pub(super) const STOCK_TOPIC: &str = "stock.events";
+/// Each view with the topics that it reads.
+pub(super) const VIEWS: [(&str, &[&str]); 4] = [
+    ("orders", &[TOPIC]),
+    ("stock", &[STOCK_TOPIC]),
+    ("customer-totals", &[TOPIC]),
+    ("event-log", &[TOPIC, STOCK_TOPIC]),
+];
+/// Each group of the flow with the topic that it reads.
+pub(super) const GROUPS: [(&str, &str); 4] = [
+    ("millrace.processor.order-stock", TOPIC),
+    ("millrace.processor.stock-order", STOCK_TOPIC),
+    ("millrace.commands.order", "order.commands"),
+    ("millrace.commands.stock", "stock.commands"),
+];
+
+/// Where topics end: after their last record, whatever markers of transactions follow it.
+type Ends = BTreeMap<(String, i32), i64>;
 
 /// An event as the journal has it, in the journal's order.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub(super) struct Event {
+    pub(super) aggregate_type: String,
     pub(super) aggregate_id: String,
     pub(super) sequence: i64,
     pub(super) event_id: Uuid,
@@ -31,8 +51,9 @@ pub(super) struct Event {
     pub(super) occurred_at: chrono::DateTime<chrono::Utc>,
 }
 
-/// A record of the topic.
+/// A record of an event topic.
 pub(super) struct Record {
+    pub(super) topic: &'static str,
     pub(super) partition: i32,
     pub(super) offset: i64,
     pub(super) key: String,
@@ -76,7 +97,7 @@ impl Oracle {
     fn read<T>(
         &self,
         topic: &str,
-        mut take: impl FnMut(&rdkafka::message::BorrowedMessage<'_>) -> Result<T>,
+        mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
         let consumer: BaseConsumer = self.client().create()?;
         let wait = Duration::from_secs(30);
@@ -101,21 +122,23 @@ impl Oracle {
         Ok(taken)
     }
 
-    pub(super) fn topic(&self) -> Result<Vec<Record>> {
-        self.read(TOPIC, |message| {
+    /// Every event in Kafka, topic after topic. No order has the id of a product, so that an id alone tells an aggregate.
+    pub(super) fn topics(&self) -> Result<Vec<Record>> {
+        let mut records = self.events(TOPIC)?;
+        records.extend(self.events(STOCK_TOPIC)?);
+        Ok(records)
+    }
+
+    fn events(&self, topic: &'static str) -> Result<Vec<Record>> {
+        self.read(topic, |message| {
             let headers = message.headers().context("a record without headers")?;
-            let header = |name: &str| -> Result<String> {
-                let found = headers.iter().find(|header| header.key == name);
-                let value = found.and_then(|header| header.value);
-                let value = value.with_context(|| format!("a record without {name}"))?;
-                Ok(String::from_utf8(value.to_vec())?)
-            };
             Ok(Record {
+                topic,
                 partition: message.partition(),
                 offset: message.offset(),
                 key: String::from_utf8(message.key().context("no key")?.to_vec())?,
-                event_id: header("ce_id")?.parse()?,
-                sequence: header("ce_sequence")?.parse()?,
+                event_id: header(message, "ce_id")?.parse()?,
+                sequence: header(message, "ce_sequence")?.parse()?,
                 payload: message.payload().unwrap_or_default().to_vec(),
                 headers: headers.detach(),
             })
@@ -124,51 +147,149 @@ impl Oracle {
 
     pub(super) async fn journal(&self) -> Result<Vec<Event>> {
         Ok(sqlx::query_as(
-            "SELECT e.aggregate_id, e.sequence, e.event_id, e.event_type, e.schema_id, e.payload, e.occurred_at
+            "SELECT e.aggregate_type, e.aggregate_id, e.sequence, e.event_id, e.event_type, e.schema_id, e.payload, e.occurred_at
              FROM millrace.events AS e ORDER BY e.generation, e.xid, e.position",
         )
         .fetch_all(&self.journal)
         .await?)
     }
 
-    /// Waits until the relay has published the journal to its end and every view has applied the topic to its end.
+    /// Waits until nothing moves any more: the relay has published the journal to its end, every view has applied the topics,
+    /// processors and inboxes have read theirs, no call is open, no timer is pending, and the journal is still the same.
     pub(super) async fn quiesce(&self, within: Duration) -> Result<()> {
         let deadline = Instant::now() + within;
+        loop {
+            let last = self.newest_event().await?;
+            let mut behind = tokio::task::block_in_place(|| self.relay_behind(last))?;
+            if behind.is_empty() {
+                let ends = tokio::task::block_in_place(|| self.ends())?;
+                behind = self.views_behind(&ends).await?;
+                behind.extend(tokio::task::block_in_place(|| self.groups_behind(&ends))?);
+                behind.extend(self.effects_behind(&ends).await?);
+                behind.extend(self.timers_pending().await?);
+            }
+            if behind.is_empty() && self.newest_event().await? == last {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "not drained within {within:?}: {}",
+                behind.join("; ")
+            );
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    async fn newest_event(&self) -> Result<Uuid> {
         let last: Option<Uuid> = sqlx::query_scalar(
             "SELECT e.event_id FROM millrace.events AS e
              ORDER BY e.generation DESC, e.xid DESC, e.position DESC LIMIT 1",
         )
         .fetch_optional(&self.journal)
         .await?;
-        let last = last.context("the journal is empty")?;
-        loop {
-            let published = tokio::task::block_in_place(|| self.relay_stands_at())?;
-            if published == Some(last) {
-                break;
+        last.context("the journal is empty")
+    }
+
+    fn relay_behind(&self, last: Uuid) -> Result<Vec<String>> {
+        let published = self.relay_stands_at()?;
+        if published == Some(last) {
+            return Ok(Vec::new());
+        }
+        Ok(vec![format!(
+            "the relay stands at {published:?}, the journal ends at {last}"
+        )])
+    }
+
+    fn ends(&self) -> Result<Ends> {
+        let mut ends = Ends::new();
+        let topics: BTreeSet<&str> = GROUPS.iter().map(|(_, topic)| *topic).collect();
+        for topic in topics {
+            for (partition, offset) in
+                self.read(topic, |message| Ok((message.partition(), message.offset())))?
+            {
+                let end = ends.entry((topic.to_owned(), partition)).or_default();
+                *end = (*end).max(offset + 1);
             }
-            ensure!(
-                Instant::now() < deadline,
-                "the relay did not reach the journal's end, {last}, within {within:?}: it stands at {published:?}"
-            );
-            tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
-        for record in tokio::task::block_in_place(|| self.topic())? {
-            let end = ends.entry(record.partition).or_default();
-            *end = (*end).max(record.offset + 1);
+        Ok(ends)
+    }
+
+    /// The groups whose committed offsets do not stand at the topics' ends.
+    fn groups_behind(&self, ends: &Ends) -> Result<Vec<String>> {
+        let mut behind = Vec::new();
+        for (group, topic) in GROUPS {
+            let mut client = self.client();
+            let consumer: BaseConsumer = client.set("group.id", group).create()?;
+            let mut list = TopicPartitionList::new();
+            let of_topic = ends.iter().filter(|((of, _), _)| of == topic);
+            for ((_, partition), _) in of_topic.clone() {
+                list.add_partition(topic, *partition);
+            }
+            let committed = consumer.committed_offsets(list, Duration::from_secs(30))?;
+            for ((_, partition), end) in of_topic {
+                let found = committed.find_partition(topic, *partition);
+                let next = found.map(|element| element.offset());
+                if !matches!(next, Some(Offset::Offset(next)) if next >= *end) {
+                    behind.push(format!("{group}/{partition} at {next:?} of {end}"));
+                }
+            }
         }
+        Ok(behind)
+    }
+
+    async fn effects_behind(&self, ends: &Ends) -> Result<Vec<String>> {
+        let mut behind: Vec<String> = sqlx::query_scalar(
+            "SELECT format('%s calls of %s are %s', count(*), effect, state) FROM millrace_effects.calls
+             WHERE state IN ('pending', 'calling', 'done', 'failed') GROUP BY effect, state",
+        )
+        .fetch_all(&self.views)
+        .await?;
+        let rows: Vec<(String, i32, i64, Option<String>)> = sqlx::query_as(
+            "SELECT topic, partition, next, error FROM millrace_effects.checkpoints WHERE effect = $1",
+        )
+        .bind(super::flow::EFFECT)
+        .fetch_all(&self.views)
+        .await?;
+        for ((topic, partition), end) in ends.iter().filter(|((topic, _), _)| topic == TOPIC) {
+            let row = rows
+                .iter()
+                .find(|row| row.0 == *topic && row.1 == *partition);
+            if row.is_none_or(|row| row.2 < *end) {
+                behind.push(format!("effect on {topic}/{partition} at {row:?} of {end}"));
+            }
+        }
+        Ok(behind)
+    }
+
+    /// Waits until the effect has claimed every partition.
+    pub(super) async fn until_effect_stands(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let partitions = tokio::task::block_in_place(|| {
+            let consumer: BaseConsumer = self.client().create()?;
+            let metadata = consumer.fetch_metadata(Some(TOPIC), Duration::from_secs(30))?;
+            anyhow::Ok(metadata.topics()[0].partitions().len() as i64)
+        })?;
         loop {
-            let behind = self.views_behind(&ends).await?;
-            if behind.is_empty() {
+            let held = "SELECT count(*) FROM millrace_effects.checkpoints";
+            let held: Result<i64, _> = sqlx::query_scalar(held).fetch_one(&self.views).await;
+            if held.as_ref().is_ok_and(|held| *held == partitions) {
                 return Ok(());
             }
             ensure!(
                 Instant::now() < deadline,
-                "the views did not reach the topic's end within {within:?}: {}",
-                behind.join("; ")
+                "the effect holds {held:?} of {partitions} partitions after 60 s"
             );
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    async fn timers_pending(&self) -> Result<Vec<String>> {
+        Ok(sqlx::query_scalar(
+            "SELECT format('%s timers are pending', count(*)) FROM millrace.timers
+             WHERE state = 'pending' HAVING count(*) > 0",
+        )
+        .fetch_all(&self.journal)
+        .await?)
     }
 
     /// The event that the newest position record names.
@@ -204,23 +325,32 @@ impl Oracle {
         }
     }
 
-    async fn views_behind(&self, ends: &BTreeMap<i32, i64>) -> Result<Vec<String>> {
+    async fn views_behind(&self, ends: &Ends) -> Result<Vec<String>> {
         let mut behind = Vec::new();
-        let rows: Vec<(String, i32, i64, Option<String>)> = sqlx::query_as(
-            "SELECT view, partition, next, error FROM millrace_views.checkpoints WHERE topic = $1",
+        let rows: Vec<(String, String, i32, i64, Option<String>)> = sqlx::query_as(
+            "SELECT view, topic, partition, next, error FROM millrace_views.checkpoints",
         )
-        .bind(TOPIC)
         .fetch_all(&self.views)
         .await?;
-        let at: HashMap<(&str, i32), (i64, &Option<String>)> = rows
+        let at: HashMap<(&str, &str, i32), (i64, &Option<String>)> = rows
             .iter()
-            .map(|(view, partition, next, error)| ((view.as_str(), *partition), (*next, error)))
+            .map(|(view, topic, partition, next, error)| {
+                ((view.as_str(), topic.as_str(), *partition), (*next, error))
+            })
             .collect();
-        for view in VIEWS {
-            for (partition, end) in ends {
-                let (next, error) = at.get(&(view, *partition)).copied().unwrap_or((0, &None));
+        for (view, topics) in VIEWS {
+            for ((topic, partition), end) in ends {
+                if !topics.contains(&topic.as_str()) {
+                    continue;
+                }
+                let (next, error) = at
+                    .get(&(view, topic.as_str(), *partition))
+                    .copied()
+                    .unwrap_or((0, &None));
                 if next < *end {
-                    behind.push(format!("{view}/{partition} at {next} of {end} {error:?}"));
+                    behind.push(format!(
+                        "{view} on {topic}/{partition} at {next} of {end} {error:?}"
+                    ));
                 }
             }
         }
@@ -233,24 +363,64 @@ impl Oracle {
         Ok(behind)
     }
 
-    /// Checks 1 to 4. `planted` are ids that the test itself produced a second time.
-    pub(super) async fn judge(&self, acks: &Path, planted: &[Uuid]) -> Result<Findings> {
+    /// Checks 1 to 4 and 6 to 10. `planted` are ids that the test itself produced a second time; `replays` says how often the
+    /// processors were set to the log's start.
+    pub(super) async fn judge(
+        &self,
+        acks: &Path,
+        outside: &Outside,
+        planted: &[Uuid],
+        replays: usize,
+    ) -> Result<Findings> {
         let journal = self.journal().await?;
-        let topic = tokio::task::block_in_place(|| self.topic())?;
+        let topic = tokio::task::block_in_place(|| self.topics())?;
         let mut findings = Findings::default();
         topic_equals_journal(&journal, &topic, planted, &mut findings);
         sequences(&journal, &topic, planted, &mut findings);
-        acknowledged(&journal, acks, &mut findings)?;
-        findings.merge(self.judge_views(&journal).await?);
+        let mut decoder = fold::Decoder::new(&self.registry)?;
+        let data = decoder.all(&journal).await?;
+        let facts = Facts::read(self, &journal, &data, outside).await?;
+        let accepted = acknowledged(&journal, acks, &facts.outcomes, &mut findings)?;
+        let expected = fold::fold(&journal, &data)?;
+        fold::compare(&expected, &journal, &self.views, &mut findings).await?;
+        flow::judge(&facts, &expected, &accepted, replays, &mut findings);
+        println!("          {}", facts.told());
         Ok(findings)
     }
 
-    /// Check 3 alone.
-    pub(super) async fn judge_views(&self, journal: &[Event]) -> Result<Findings> {
-        let mut findings = Findings::default();
-        let mut decoder = fold::Decoder::new(&self.registry)?;
-        let expected = fold::fold(journal, &mut decoder).await?;
-        fold::compare(&expected, journal, &self.views, &mut findings).await?;
-        Ok(findings)
+    /// The records of a topic that is not one of events.
+    pub(super) fn messages(&self, topic: &str) -> Result<Vec<Message>> {
+        self.read(topic, |message| {
+            Ok(Message {
+                partition: message.partition(),
+                offset: message.offset(),
+                key: String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned(),
+                id: header(message, "ce_id").unwrap_or_default(),
+                source: header(message, "ce_source").unwrap_or_default(),
+                cause: header(message, "ce_causationid").unwrap_or_default(),
+                letter_offset: header(message, "millrace_dlq_offset").unwrap_or_default(),
+            })
+        })
     }
+}
+
+/// A command, a reply or a dead letter, as far as its headers say.
+#[derive(Debug, Clone)]
+pub(super) struct Message {
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) key: String,
+    pub(super) id: String,
+    pub(super) source: String,
+    pub(super) cause: String,
+    /// Of a dead letter: where its record stood.
+    pub(super) letter_offset: String,
+}
+
+fn header(message: &BorrowedMessage<'_>, name: &str) -> Result<String> {
+    let headers = message.headers().context("a record without headers")?;
+    let found = headers.iter().find(|header| header.key == name);
+    let value = found.and_then(|header| header.value);
+    let value = value.with_context(|| format!("a record without {name}"))?;
+    Ok(String::from_utf8(value.to_vec())?)
 }
