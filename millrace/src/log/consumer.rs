@@ -88,8 +88,10 @@ fn assign<M: Member>(member: &M, consumer: &GroupConsumer<M>, list: &mut TopicPa
             Some(next) => Offset::Offset(next),
             None => {
                 resting.add_partition(topic, *partition);
-                // Valid whatever the log holds; nothing is fetched, and a claim seeks.
-                Offset::End
+                // Nothing is fetched from there: a claim seeks. It must not be a logical offset, which the client has to ask for: the
+                // pause makes that answer an outdated one, the client asks again after 500 ms, and where the seek
+                // comes while a question is under way, the second answer overrides it. At the end, that is a hole that nobody sees.
+                Offset::Offset(0)
             }
         };
         let _ = list.set_partition_offset(topic, *partition, offset);
