@@ -247,7 +247,7 @@ impl Oracle {
         let rows: Vec<(String, i32, i64, Option<String>)> = sqlx::query_as(
             "SELECT topic, partition, next, error FROM millrace_effects.checkpoints WHERE effect = $1",
         )
-        .bind(super::flow::EFFECT)
+        .bind(flow::EFFECT)
         .fetch_all(&self.views)
         .await?;
         for ((topic, partition), end) in ends.iter().filter(|((topic, _), _)| topic == TOPIC) {

@@ -20,7 +20,7 @@ use super::oracle::{Oracle, TOPIC, VIEWS};
 use super::outside::Outside;
 
 /// Longest until an armed point has fired.
-const FIRES_WITHIN: Duration = Duration::from_secs(90);
+const FIRES_WITHIN: Duration = Duration::from_secs(120);
 /// After that it is helped along, and again each time.
 const NUDGE_AFTER: Duration = Duration::from_secs(4);
 

@@ -86,8 +86,8 @@ pub(super) fn topic_equals_journal(
             findings.add(
                 CHECK,
                 format!(
-                    "{aggregate_id} {sequence} stands at {}/{} with other content",
-                    other.partition, other.offset
+                    "{aggregate_id} {sequence} stands at {}/{}/{} with other content",
+                    other.topic, other.partition, other.offset
                 ),
             );
         }
