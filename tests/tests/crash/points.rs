@@ -73,7 +73,7 @@ pub(super) const NOT_YET: [(&str, &str); 3] = [
     ),
     (
         "effect.after-answer-recorded",
-        "no effect of the reference system asks by key",
+        "no effect of the reference system asks by key; tests::effects provokes it",
     ),
     (
         "effect.after-settled",
