@@ -151,6 +151,8 @@ pub(super) struct Member {
     pub(super) armed: Option<String>,
     pub(super) since: Instant,
     pub(super) stopped: bool,
+    /// When it was last stopped or let go on; at first, when it was made.
+    pub(super) signalled: Instant,
     child: Option<Child>,
 }
 
@@ -164,6 +166,7 @@ impl Member {
             armed: None,
             since: Instant::now(),
             stopped: false,
+            signalled: Instant::now(),
             child: None,
         })
     }
@@ -226,6 +229,7 @@ impl Member {
             .status()?;
         ensure!(status.success(), "kill -s {signal} {}: {status}", self.name);
         self.stopped = signal == "STOP";
+        self.signalled = Instant::now();
         Ok(())
     }
 

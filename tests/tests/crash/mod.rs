@@ -5,6 +5,8 @@
 
 mod after;
 mod dice;
+mod drained;
+mod facts;
 mod fleet;
 mod flow;
 mod fold;

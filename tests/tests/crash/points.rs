@@ -14,8 +14,8 @@ use tests::servers::Servers;
 use tests::stock;
 use uuid::Uuid;
 
+use super::facts::EFFECT;
 use super::fleet::{Ended, Member, Role};
-use super::flow::EFFECT;
 use super::oracle::{Oracle, TOPIC, VIEWS};
 use super::outside::Outside;
 
@@ -52,7 +52,10 @@ pub(super) fn in_source() -> Result<Vec<String>> {
     }
     points.retain(|point| !point.starts_with("sabotage."));
     // Last what needs a partner that is not armed itself.
-    let last = |point: &str| point.starts_with("rebuild.") || point == "effect.after-uncertain";
+    let last = |point: &str| {
+        point.starts_with("rebuild.")
+            || ["effect.after-uncertain", "inbox.after-commit"].contains(&point)
+    };
     points.sort_by_key(|point| (last(point), point.clone()));
     points.dedup();
     for (point, _) in NOT_YET {
@@ -215,7 +218,16 @@ async fn nudge(
             }
             Ok(())
         }
-        "timer.after-claim" | "timer.after-command" | "timer.after-mark" => Ok(()),
+        // The client tells of no asynchronous commit; one that is waited for comes when partitions are given up, so to a member
+        // that stood still until it had lost all of its own.
+        "inbox.after-commit" => {
+            let long_ago = other.signalled.elapsed() > Duration::from_secs(10);
+            match other.stopped {
+                true if long_ago => other.signal("CONT"),
+                false if long_ago && free => other.signal("STOP"),
+                _ => Ok(()),
+            }
+        }
         // The lease is the other's; a killed one leaves it to expire. One that is armed too ends by itself: if each
         // killed the other, neither would live to be the leader.
         _ if point.starts_with("relay.") => {

@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use super::after;
 use super::dice::Dice;
+use super::facts::EFFECT;
 use super::fleet::{Member, Role, Setting};
-use super::flow;
 use super::kills::Storm;
 use super::load::Load;
 use super::oracle::{GROUPS, Oracle, TOPIC, VIEWS};
@@ -210,7 +210,7 @@ impl<'p> Run<'p> {
         }
         let noted = after::effect_resets(&self.oracle).await?;
         let resets = noted + after::effect_partitions(&self.oracle).await?;
-        let effect = (&*format!("millrace.effect.{}", flow::EFFECT), TOPIC);
+        let effect = (&*format!("millrace.effect.{}", EFFECT), TOPIC);
         for (group, topic) in [GROUPS[0], GROUPS[1], effect] {
             points::set_group(&self.servers, group, topic, "--to-earliest")?;
         }

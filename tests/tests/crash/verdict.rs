@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Result, bail, ensure};
 use uuid::Uuid;
 
-use super::flow::Outcome;
+use super::facts::Outcome;
 use super::load::Ack;
 use super::oracle::{Event, Record};
 
