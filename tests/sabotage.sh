@@ -5,7 +5,7 @@ set -uo pipefail
 
 safeguards=("$@")
 if ((${#safeguards[@]} == 0)); then
-    safeguards=(none relay.gate journal.compare-and-set sink.checkpoint relay.position journal.outcomes fold.guard)
+    safeguards=(none relay.gate journal.compare-and-set sink.checkpoint relay.position journal.outcomes fold.guard processor.offsets effect.calling)
 fi
 wrong=0
 for safeguard in "${safeguards[@]}"; do

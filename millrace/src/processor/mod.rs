@@ -97,3 +97,9 @@ fn crash_point(name: &str) {
     fail::fail_point!(name);
     let _ = name;
 }
+
+/// True where the crash test moves offsets outside the transaction, to see that it notices.
+fn offsets_outside() -> bool {
+    fail::fail_point!("sabotage.processor.offsets", |_| true);
+    false
+}

@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::KafkaError;
 use rdkafka::{Message, Offset};
 use tokio::runtime::Handle;
@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use super::engine::{Claim, Engine, Retries, Step};
 use super::health::{Health, ProcessorReport};
-use super::{Handler, blocked_topic, crash_point, dlq_topic};
+use super::{Handler, blocked_topic, crash_point, dlq_topic, offsets_outside};
 use crate::config::KafkaConfig;
 use crate::log::Key;
 use crate::log::client;
@@ -603,6 +603,14 @@ impl Session<'_> {
             )?;
         }
         crash_point("processor.before-begin");
+        let outside = offsets_outside();
+        if outside {
+            let committed = self.consumer.commit(&offsets, CommitMode::Sync);
+            committed.map_err(|source| TransactionError::Kafka {
+                doing: "committing offsets",
+                source,
+            })?;
+        }
         producer.begin()?;
         for one in &step.outgoing {
             producer.send(&ToProduce {
@@ -618,7 +626,9 @@ impl Session<'_> {
         if self.consumer.assignment_lost() {
             return Err(TransactionError::AssignmentLost);
         }
-        producer.send_offsets(&offsets, generation)?;
+        if !outside {
+            producer.send_offsets(&offsets, generation)?;
+        }
         crash_point("processor.after-offsets");
         producer.commit()?;
         crash_point("processor.after-commit");

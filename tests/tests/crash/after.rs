@@ -35,6 +35,34 @@ pub(super) async fn until_rebuilt(oracle: &Oracle, last: i64) -> Result<()> {
     }
 }
 
+/// How often the effect was set by an operator.
+pub(super) async fn effect_resets(oracle: &Oracle) -> Result<i64> {
+    let count = "SELECT count(*) FROM millrace_effects.resets";
+    Ok(sqlx::query_scalar(count).fetch_one(&oracle.views).await?)
+}
+
+/// Partitions that the effect has read something of.
+pub(super) async fn effect_partitions(oracle: &Oracle) -> Result<i64> {
+    let held = "SELECT count(*) FROM millrace_effects.checkpoints WHERE next > 0";
+    Ok(sqlx::query_scalar(held).fetch_one(&oracle.views).await?)
+}
+
+/// Waits until the effect has taken notice of as many resets.
+pub(super) async fn until_effect_was_reset(oracle: &Oracle, resets: i64) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let noted = effect_resets(oracle).await?;
+        if noted >= resets {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "the effect has taken notice of {noted} of {resets} resets after 120 s"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// Produces an event of a draft a second time, bytes and headers as they stand in the topic.
 pub(super) async fn plant_duplicate(oracle: &Oracle) -> Result<Uuid> {
     let draft: Uuid = sqlx::query_scalar(
@@ -46,7 +74,7 @@ pub(super) async fn plant_duplicate(oracle: &Oracle) -> Result<Uuid> {
     .await
     .context("the load left no draft with items")?;
     tokio::task::block_in_place(|| {
-        let topic = oracle.topic()?;
+        let topic = oracle.topics()?;
         let record = topic.iter().find(|record| record.event_id == draft);
         let record = record.context("the draft's event is not in the topic")?;
         let producer: ThreadedProducer<_> = ClientConfig::new()

@@ -13,10 +13,15 @@ use tests::servers::Servers;
 
 use super::plan::Plan;
 
+/// How long an order waits for its confirmation. Short, so that timers fire all the time; long enough for most orders to be
+/// confirmed by the flow before.
+const CONFIRMATION_TIMEOUT_MS: &str = "20000";
+
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Producer,
+    Processors,
     Projections,
 }
 
@@ -24,6 +29,7 @@ impl Role {
     fn word(self) -> &'static str {
         match self {
             Self::Producer => "producer",
+            Self::Processors => "processors",
             Self::Projections => "projections",
         }
     }
@@ -71,7 +77,12 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    pub(super) fn new(servers: &Servers, dir: &Path, plan: &Plan) -> Result<Arc<Self>> {
+    pub(super) fn new(
+        servers: &Servers,
+        webhook: &str,
+        dir: &Path,
+        plan: &Plan,
+    ) -> Result<Arc<Self>> {
         let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug/millrace");
         let bin = std::env::var_os("MILLRACE_BIN").map_or(built, PathBuf::from);
         ensure!(
@@ -87,6 +98,10 @@ impl Setting {
             // Small, so that the load reaches snapshots and several batches.
             ("SNAPSHOT_EVENTS", "5"),
             ("VIEW_BATCH_RECORDS", "200"),
+            ("PROCESSOR_BATCH_RECORDS", "200"),
+            ("ORDER_CONFIRMATION_TIMEOUT_MS", CONFIRMATION_TIMEOUT_MS),
+            ("ORDER_WEBHOOK_URL", webhook),
+            ("ORDER_WEBHOOK_DOUBT", "leave"),
             ("RUST_LOG", "info"),
             ("NO_COLOR", "1"),
         ];
@@ -136,6 +151,8 @@ pub(super) struct Member {
     pub(super) armed: Option<String>,
     pub(super) since: Instant,
     pub(super) stopped: bool,
+    /// When it was last stopped or let go on; at first, when it was made.
+    pub(super) signalled: Instant,
     child: Option<Child>,
 }
 
@@ -149,6 +166,7 @@ impl Member {
             armed: None,
             since: Instant::now(),
             stopped: false,
+            signalled: Instant::now(),
             child: None,
         })
     }
@@ -176,6 +194,7 @@ impl Member {
             .arg(self.role.word())
             .envs(self.setting.env.iter().map(|(name, value)| (name, value)))
             .env("LISTEN", format!("127.0.0.1:{}", self.port))
+            .env("PROCESSOR_MEMBER", &self.name)
             .env("MILLRACE_FAILPOINTS", failpoints)
             .env("MILLRACE_FAILPOINT_LOG", self.setting.fired_log())
             .stdin(Stdio::null())
@@ -210,6 +229,7 @@ impl Member {
             .status()?;
         ensure!(status.success(), "kill -s {signal} {}: {status}", self.name);
         self.stopped = signal == "STOP";
+        self.signalled = Instant::now();
         Ok(())
     }
 

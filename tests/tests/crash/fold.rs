@@ -29,6 +29,15 @@ impl Decoder {
         })
     }
 
+    /// The data of these events, in their order.
+    pub(super) async fn all(&mut self, journal: &[Event]) -> Result<Vec<Value>> {
+        let mut data = Vec::with_capacity(journal.len());
+        for event in journal {
+            data.push(self.decode(event).await?);
+        }
+        Ok(data)
+    }
+
     async fn decode(&mut self, event: &Event) -> Result<Value> {
         let id = event.schema_id;
         if !self.schemas.contains_key(&id) {
@@ -60,7 +69,7 @@ impl Decoder {
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
 pub(super) struct Order {
     customer_id: String,
-    status: String,
+    pub(super) status: String,
     currency: String,
     line_count: i64,
     total_cents: i64,
@@ -69,18 +78,37 @@ pub(super) struct Order {
     version: i64,
 }
 
+/// A row of `views.stock`.
+#[derive(Debug, Clone, Default, PartialEq, sqlx::FromRow)]
+pub(super) struct Stock {
+    pub(super) received: i64,
+    pub(super) available: i64,
+    pub(super) reserved: i64,
+    pub(super) shipped_out: i64,
+    untracked: i64,
+    refusals: i64,
+    updated_at: DateTime<Utc>,
+    version: i64,
+}
+
 /// What the views must show.
 pub(super) struct Expected {
-    orders: BTreeMap<String, Order>,
+    pub(super) orders: BTreeMap<String, Order>,
+    pub(super) stock: BTreeMap<String, Stock>,
     /// Orders and their sum by customer.
     totals: BTreeMap<String, (i64, i64)>,
 }
 
-pub(super) async fn fold(journal: &[Event], decoder: &mut Decoder) -> Result<Expected> {
+pub(super) fn fold(journal: &[Event], data: &[Value]) -> Result<Expected> {
     let mut orders: BTreeMap<String, Order> = BTreeMap::new();
+    let mut stock: BTreeMap<String, Stock> = BTreeMap::new();
     let mut totals: BTreeMap<String, (i64, i64)> = BTreeMap::new();
-    for event in journal {
-        let data = decoder.decode(event).await?;
+    for (event, data) in journal.iter().zip(data) {
+        if event.aggregate_type == "stock" {
+            let product = stock.entry(event.aggregate_id.clone()).or_default();
+            move_stock(product, event, data)?;
+            continue;
+        }
         let text = |name: &str| data[name].as_str().unwrap_or_default().to_owned();
         let order = orders
             .entry(event.aggregate_id.clone())
@@ -124,7 +152,46 @@ pub(super) async fn fold(journal: &[Event], decoder: &mut Decoder) -> Result<Exp
             other => anyhow::bail!("the oracle does not know {other}"),
         }
     }
-    Ok(Expected { orders, totals })
+    Ok(Expected {
+        orders,
+        stock,
+        totals,
+    })
+}
+
+fn move_stock(product: &mut Stock, event: &Event, data: &Value) -> Result<()> {
+    product.version = event.sequence;
+    product.updated_at = event.occurred_at;
+    let quantity = data["quantity"].as_i64().context("no quantity")?;
+    match event.event_type.as_str() {
+        "StockReceived" => {
+            product.received += quantity;
+            product.available += quantity;
+        }
+        "StockReserved" if data["tracked"] == true => {
+            product.available -= quantity;
+            product.reserved += quantity;
+        }
+        "StockReserved" => product.untracked += quantity,
+        "StockReservationRefused" => product.refusals += 1,
+        "StockReleased" => {
+            product.reserved -= quantity;
+            product.available += quantity;
+        }
+        "StockShippedOut" => {
+            product.reserved -= quantity;
+            product.shipped_out += quantity;
+        }
+        other => anyhow::bail!("the oracle does not know {other}"),
+    }
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct StockRow {
+    product_id: String,
+    #[sqlx(flatten)]
+    stock: Stock,
 }
 
 #[derive(sqlx::FromRow)]
@@ -151,6 +218,19 @@ pub(super) async fn compare(
     differ(
         "3 views.orders equals a fold of the journal",
         &expected.orders,
+        &shown,
+        findings,
+    );
+    let rows: Vec<StockRow> = sqlx::query_as("SELECT * FROM views.stock")
+        .fetch_all(views)
+        .await?;
+    let shown = rows
+        .into_iter()
+        .map(|row| (row.product_id, row.stock))
+        .collect();
+    differ(
+        "3 views.stock equals a fold of the journal",
+        &expected.stock,
         &shown,
         findings,
     );

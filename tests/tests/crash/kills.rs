@@ -10,7 +10,8 @@ use super::fleet::{Ended, Member, Role};
 use super::load::Load;
 use super::oracle::Oracle;
 
-/// Longer than the relay's lease, the consumers' sessions and the commands' timeout.
+/// Longer than the relay's lease, the consumers' sessions, the commands' timeout, the processors' transactions and the time after
+/// which a call of an effect is in doubt.
 const STOPPED_FOR: Duration = Duration::from_secs(15);
 /// Longest that the load may stand still.
 const PROGRESS_WITHIN: Duration = Duration::from_secs(90);
@@ -19,6 +20,7 @@ const PROGRESS_WITHIN: Duration = Duration::from_secs(90);
 pub(super) enum Blow {
     Kill,
     StopRelay,
+    StopProcessors,
     StopProjections,
     /// The same, as often as it is in the schedule: the last one has woken up before.
     Zombie,
@@ -32,6 +34,7 @@ pub(super) fn schedule(count: usize, dice: &mut Dice) -> Vec<Blow> {
         .map(|number| match number % 10 {
             0 => Blow::StopRelay,
             1 => Blow::StopProjections,
+            2 => Blow::StopProcessors,
             4 => Blow::Postgres,
             7 if number % 20 == 7 => Blow::Kafka,
             _ => Blow::Kill,
@@ -88,6 +91,10 @@ impl Storm<'_> {
                         .any(|word| word == pid)
                 };
                 self.stop(Role::Producer, leads)
+            }
+            Blow::StopProcessors => {
+                let name = format!("processors-{}", self.dice.roll(2));
+                self.stop(Role::Processors, |member| member.name == name)
             }
             Blow::StopProjections => self.stop_projections(),
             Blow::Zombie => {

@@ -1,5 +1,6 @@
 //! Commands over HTTP to both producers, each with a key of its own and sent again with it until it is settled.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -22,6 +23,10 @@ use super::plan::Plan;
 const WORKERS: u64 = 12;
 /// Between two commands of a worker: the load is meant to be steady, not the highest that two cores carry.
 const PACE: Duration = Duration::from_millis(60);
+/// Products that are tracked: each worker receives the first goods of one.
+const PRODUCTS: u64 = WORKERS;
+/// Orders that a worker leaves to the flow before it comes back to the first of them.
+const LEFT: usize = 12;
 
 /// An answer that settled a command; a line of the acks file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +115,31 @@ impl Load {
     }
 }
 
+/// What becomes of an order once it is placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The flow confirms or cancels it; the worker ships or cancels it later.
+    Left,
+    /// Confirmed by hand, while the flow is on its way.
+    ByHand,
+    /// Cancelled at once, while the flow is on its way.
+    Regretted,
+    /// Nobody moves it on until its timer fires.
+    Timed,
+}
+
+fn addressed(id: &str, steps: Vec<Vec<(&'static str, Value)>>) -> impl Iterator<Item = Vec<Order>> {
+    steps.into_iter().map(move |step| {
+        let order = |(command, data)| Order {
+            aggregate: "order",
+            id: id.to_owned(),
+            command,
+            data,
+        };
+        step.into_iter().map(order).collect()
+    })
+}
+
 #[derive(Clone)]
 struct Worker {
     http: reqwest::Client,
@@ -121,25 +151,69 @@ struct Worker {
     number: u64,
 }
 
+/// One command of the load.
+struct Order {
+    aggregate: &'static str,
+    id: String,
+    command: &'static str,
+    data: Value,
+}
+
 impl Worker {
     async fn run(mut self, stop: CancellationToken) -> Result<()> {
         let mut pace = tokio::time::interval(PACE);
         pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        for order in 0.. {
-            let id = format!("load-{}-{order}", self.number);
-            for step in self.order(order) {
+        // Orders that the flow moves on; the worker comes back to each later.
+        let mut left: VecDeque<String> = VecDeque::new();
+        for number in 0.. {
+            let mut steps = Vec::new();
+            if number == 0 || self.dice.roll(8) == 0 {
+                let product = if number == 0 {
+                    self.number
+                } else {
+                    self.dice.roll(PRODUCTS)
+                };
+                steps.push(vec![self.receipt(product)]);
+            }
+            let (kind, id) = match self.dice.roll(8) {
+                0 => (Kind::Timed, format!("timed-{}-{number}", self.number)),
+                1 | 2 => (Kind::ByHand, format!("load-{}-{number}", self.number)),
+                3 => (Kind::Regretted, format!("load-{}-{number}", self.number)),
+                _ => (Kind::Left, format!("load-{}-{number}", self.number)),
+            };
+            let commands = self.order(kind, number);
+            steps.extend(addressed(&id, commands));
+            if kind == Kind::Left {
+                left.push_back(id);
+            }
+            if left.len() > LEFT {
+                let id = left.pop_front().context("more than none")?;
+                let commands = self.later();
+                steps.extend(addressed(&id, commands));
+            }
+            for step in steps {
                 if stop.is_cancelled() {
                     return Ok(());
                 }
                 pace.tick().await;
-                self.step(&id, step).await?;
+                self.step(step).await?;
             }
         }
         Ok(())
     }
 
-    /// The commands of one order's life; those of a step race each other.
-    fn order(&mut self, order: u64) -> Vec<Vec<(&'static str, Value)>> {
+    fn receipt(&mut self, product: u64) -> Order {
+        Order {
+            aggregate: "stock",
+            id: format!("product-{product}"),
+            command: "ReceiveStock",
+            // Now and then nothing, which is refused.
+            data: json!({"quantity": self.dice.roll(25)}),
+        }
+    }
+
+    /// The commands of one order's life; those of a step race each other, and the flow.
+    fn order(&mut self, kind: Kind, order: u64) -> Vec<Vec<(&'static str, Value)>> {
         let customer = format!("customer-{}", self.dice.roll(40));
         let mut steps = Vec::new();
         let drafted = self.dice.roll(2) == 0;
@@ -154,26 +228,47 @@ impl Worker {
                 return steps;
             }
         }
+        // A product that is tracked and often short, and one that never was.
         let mut place = json!({"lines": [
-            {"product_id": "tea", "quantity": 1 + self.dice.roll(5), "total_cents": self.dice.roll(10_000)},
+            {"product_id": format!("product-{}", self.dice.roll(PRODUCTS)), "quantity": 1 + self.dice.roll(4),
+             "total_cents": self.dice.roll(10_000)},
             {"product_id": "cup", "quantity": 1, "total_cents": order},
         ]});
         if !drafted {
             place["customer_id"] = customer.into();
             place["currency"] = "EUR".into();
         }
+        if kind == Kind::Timed {
+            // Its saga would move it on, and there is none: it expires.
+            place["coordination"] = "orchestration".into();
+        }
         steps.push(vec![("PlaceOrder", place)]);
-        // Of two confirmations one is refused.
-        steps.push(vec![
-            ("ConfirmOrder", json!({})),
-            ("ConfirmOrder", json!({})),
-        ]);
-        steps.push(match self.dice.roll(4) {
-            0 => vec![("CancelOrder", json!({"reason": "changed my mind"}))],
-            _ => vec![("ShipOrder", json!({"tracking_code": "T1"}))],
-        });
-        steps.push(vec![("DeliverOrder", json!({}))]);
+        match kind {
+            Kind::Timed | Kind::Left => {}
+            Kind::Regretted => steps.push(vec![self.cancel()]),
+            Kind::ByHand => {
+                // Of two confirmations at least one is refused.
+                steps.push(vec![
+                    ("ConfirmOrder", json!({})),
+                    ("ConfirmOrder", json!({})),
+                ]);
+                steps.extend(self.later());
+            }
+        }
         steps
+    }
+
+    /// The end of an order's life, which is refused where the flow has not confirmed it.
+    fn later(&mut self) -> Vec<Vec<(&'static str, Value)>> {
+        let end = match self.dice.roll(4) {
+            0 => self.cancel(),
+            _ => ("ShipOrder", json!({"tracking_code": "T1"})),
+        };
+        vec![vec![end], vec![("DeliverOrder", json!({}))]]
+    }
+
+    fn cancel(&self) -> (&'static str, Value) {
+        ("CancelOrder", json!({"reason": "changed my mind"}))
     }
 
     fn item(&mut self) -> (&'static str, Value) {
@@ -186,25 +281,23 @@ impl Worker {
         ("AddItem", item)
     }
 
-    async fn step(&mut self, id: &str, commands: Vec<(&'static str, Value)>) -> Result<()> {
+    async fn step(&mut self, commands: Vec<Order>) -> Result<()> {
         let mut sent = JoinSet::new();
-        for (command, data) in commands {
+        for order in commands {
             let key = Uuid::now_v7().to_string();
             let first = self.dice.roll(2) as usize;
             let race = self.dice.roll(6) == 0;
             let again = self.dice.roll(4) == 0;
             let worker = self.clone();
-            let id = id.to_owned();
             sent.spawn(async move {
-                let body = json!({"type": command, "data": data});
                 if race {
-                    let other = worker.settle(&id, &key, &body, 1 - first);
-                    tokio::try_join!(worker.settle(&id, &key, &body, first), other)?;
+                    let other = worker.settle(&order, &key, 1 - first);
+                    tokio::try_join!(worker.settle(&order, &key, first), other)?;
                 } else {
-                    worker.settle(&id, &key, &body, first).await?;
+                    worker.settle(&order, &key, first).await?;
                 }
                 if again {
-                    worker.settle(&id, &key, &body, 1 - first).await?;
+                    worker.settle(&order, &key, 1 - first).await?;
                 }
                 anyhow::Ok(())
             });
@@ -216,19 +309,21 @@ impl Worker {
     }
 
     /// Sends until an answer settles it, to the other producer after each that did not.
-    async fn settle(&self, id: &str, key: &str, body: &Value, first: usize) -> Result<()> {
+    async fn settle(&self, order: &Order, key: &str, first: usize) -> Result<()> {
+        let (aggregate, id) = (order.aggregate, &order.id);
+        let body = json!({"type": order.command, "data": order.data});
         let deadline = Instant::now() + self.settled_within;
         let mut said = String::new();
         for attempt in first.. {
             if Instant::now() > deadline {
                 bail!("command {key} {body} of {id} was not settled: {said}");
             }
-            let url = format!("{}/commands/order/{id}", self.urls[attempt % 2]);
+            let url = format!("{}/commands/{aggregate}/{id}", self.urls[attempt % 2]);
             let request = self
                 .http
                 .post(url)
                 .header("Idempotency-Key", key)
-                .json(body);
+                .json(&body);
             let answer = match request.send().await {
                 Ok(answer) => {
                     let status = answer.status().as_u16();
@@ -238,7 +333,7 @@ impl Worker {
             };
             match answer {
                 Ok((status @ (201 | 422), text)) => {
-                    let ack = ack(id, key, body, status, &text)?;
+                    let ack = ack(id, key, &body, status, &text)?;
                     return self.acks.write(&ack);
                 }
                 Ok((503, text)) => said = text,

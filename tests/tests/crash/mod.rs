@@ -5,11 +5,15 @@
 
 mod after;
 mod dice;
+mod drained;
+mod facts;
 mod fleet;
+mod flow;
 mod fold;
 mod kills;
 mod load;
 mod oracle;
+mod outside;
 mod plan;
 mod points;
 mod run;
@@ -36,16 +40,19 @@ async fn crash(plan: Plan) -> Result<()> {
     let mut run = Run::prepare(&plan).await?;
     let mut findings = run.batter().await?;
     run.drain(&mut findings).await?;
-    findings.merge(run.judge(&[]).await?);
+    findings.merge(run.judge(&[], 0).await?);
     findings.verdict()?;
-    run.say("checks 1 to 4 hold");
+    run.say("checks 1 to 4 and 6 to 10 hold");
     let planted = [after::plant_duplicate(&run.oracle).await?];
     run.quiesce().await?;
-    run.judge(&planted).await?.verdict()?;
+    run.judge(&planted, 0).await?.verdict()?;
     run.say("a duplicate in the topic changed no view");
     run.replay().await?;
-    run.judge(&planted).await?.verdict()?;
+    run.judge(&planted, 0).await?.verdict()?;
     run.say("check 5 holds: every view was rebuilt from the log's start and shows the same");
+    run.replay_flow().await?;
+    run.judge(&planted, 1).await?.verdict()?;
+    run.say("processors and effect read the log again: no command took effect twice, no webhook was sent twice");
     run.lose_servers_while_idle().await?;
     run.tell().await
 }

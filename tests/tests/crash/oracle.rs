@@ -1,27 +1,44 @@
 //! Judges journal, topic and views with SQL, a Kafka client and an Avro decoder of its own; nothing of Millrace is called.
 
-use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Headers, Message as _, OwnedHeaders};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use uuid::Uuid;
 
+use super::facts::Facts;
+use super::flow;
 use super::fold;
+use super::outside::Outside;
 use super::verdict::{Findings, acknowledged, sequences, topic_equals_journal};
 
 pub(super) const TOPIC: &str = "order.events";
-pub(super) const VIEWS: [&str; 3] = ["orders", "customer-totals", "event-log"];
+pub(super) const STOCK_TOPIC: &str = "stock.events";
+/// Each view with the topics that it reads.
+pub(super) const VIEWS: [(&str, &[&str]); 4] = [
+    ("orders", &[TOPIC]),
+    ("stock", &[STOCK_TOPIC]),
+    ("customer-totals", &[TOPIC]),
+    ("event-log", &[TOPIC, STOCK_TOPIC]),
+];
+/// Each group of the flow with the topic that it reads.
+pub(super) const GROUPS: [(&str, &str); 4] = [
+    ("millrace.processor.order-stock", TOPIC),
+    ("millrace.processor.stock-order", STOCK_TOPIC),
+    ("millrace.commands.order", "order.commands"),
+    ("millrace.commands.stock", "stock.commands"),
+];
 
 /// An event as the journal has it, in the journal's order.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub(super) struct Event {
+    pub(super) aggregate_type: String,
     pub(super) aggregate_id: String,
     pub(super) sequence: i64,
     pub(super) event_id: Uuid,
@@ -31,8 +48,9 @@ pub(super) struct Event {
     pub(super) occurred_at: chrono::DateTime<chrono::Utc>,
 }
 
-/// A record of the topic.
+/// A record of an event topic.
 pub(super) struct Record {
+    pub(super) topic: &'static str,
     pub(super) partition: i32,
     pub(super) offset: i64,
     pub(super) key: String,
@@ -61,7 +79,7 @@ impl Oracle {
         })
     }
 
-    fn client(&self) -> ClientConfig {
+    pub(super) fn client(&self) -> ClientConfig {
         let mut client = ClientConfig::new();
         client
             .set("bootstrap.servers", &self.kafka)
@@ -73,10 +91,10 @@ impl Oracle {
     }
 
     /// Reads a topic from its start to its end, read committed.
-    fn read<T>(
+    pub(super) fn read<T>(
         &self,
         topic: &str,
-        mut take: impl FnMut(&rdkafka::message::BorrowedMessage<'_>) -> Result<T>,
+        mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
         let consumer: BaseConsumer = self.client().create()?;
         let wait = Duration::from_secs(30);
@@ -101,21 +119,23 @@ impl Oracle {
         Ok(taken)
     }
 
-    pub(super) fn topic(&self) -> Result<Vec<Record>> {
-        self.read(TOPIC, |message| {
+    /// Every event in Kafka, topic after topic. No order has the id of a product, so that an id alone tells an aggregate.
+    pub(super) fn topics(&self) -> Result<Vec<Record>> {
+        let mut records = self.events(TOPIC)?;
+        records.extend(self.events(STOCK_TOPIC)?);
+        Ok(records)
+    }
+
+    fn events(&self, topic: &'static str) -> Result<Vec<Record>> {
+        self.read(topic, |message| {
             let headers = message.headers().context("a record without headers")?;
-            let header = |name: &str| -> Result<String> {
-                let found = headers.iter().find(|header| header.key == name);
-                let value = found.and_then(|header| header.value);
-                let value = value.with_context(|| format!("a record without {name}"))?;
-                Ok(String::from_utf8(value.to_vec())?)
-            };
             Ok(Record {
+                topic,
                 partition: message.partition(),
                 offset: message.offset(),
                 key: String::from_utf8(message.key().context("no key")?.to_vec())?,
-                event_id: header("ce_id")?.parse()?,
-                sequence: header("ce_sequence")?.parse()?,
+                event_id: header(message, "ce_id")?.parse()?,
+                sequence: header(message, "ce_sequence")?.parse()?,
                 payload: message.payload().unwrap_or_default().to_vec(),
                 headers: headers.detach(),
             })
@@ -124,64 +144,11 @@ impl Oracle {
 
     pub(super) async fn journal(&self) -> Result<Vec<Event>> {
         Ok(sqlx::query_as(
-            "SELECT e.aggregate_id, e.sequence, e.event_id, e.event_type, e.schema_id, e.payload, e.occurred_at
+            "SELECT e.aggregate_type, e.aggregate_id, e.sequence, e.event_id, e.event_type, e.schema_id, e.payload, e.occurred_at
              FROM millrace.events AS e ORDER BY e.generation, e.xid, e.position",
         )
         .fetch_all(&self.journal)
         .await?)
-    }
-
-    /// Waits until the relay has published the journal to its end and every view has applied the topic to its end.
-    pub(super) async fn quiesce(&self, within: Duration) -> Result<()> {
-        let deadline = Instant::now() + within;
-        let last: Option<Uuid> = sqlx::query_scalar(
-            "SELECT e.event_id FROM millrace.events AS e
-             ORDER BY e.generation DESC, e.xid DESC, e.position DESC LIMIT 1",
-        )
-        .fetch_optional(&self.journal)
-        .await?;
-        let last = last.context("the journal is empty")?;
-        loop {
-            let published = tokio::task::block_in_place(|| self.relay_stands_at())?;
-            if published == Some(last) {
-                break;
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "the relay did not reach the journal's end, {last}, within {within:?}: it stands at {published:?}"
-            );
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-        let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
-        for record in tokio::task::block_in_place(|| self.topic())? {
-            let end = ends.entry(record.partition).or_default();
-            *end = (*end).max(record.offset + 1);
-        }
-        loop {
-            let behind = self.views_behind(&ends).await?;
-            if behind.is_empty() {
-                return Ok(());
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "the views did not reach the topic's end within {within:?}: {}",
-                behind.join("; ")
-            );
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    }
-
-    /// The event that the newest position record names.
-    fn relay_stands_at(&self) -> Result<Option<Uuid>> {
-        let records = self.read("_millrace.relay", |message| {
-            let record: serde_json::Value =
-                serde_json::from_slice(message.payload().unwrap_or_default())?;
-            let id = record["event_id"]
-                .as_str()
-                .context("a position without event")?;
-            Ok(id.parse()?)
-        })?;
-        Ok(records.last().copied())
     }
 
     /// What the views' database is at, for whoever looks for the cause of a wait that was too long.
@@ -204,53 +171,64 @@ impl Oracle {
         }
     }
 
-    async fn views_behind(&self, ends: &BTreeMap<i32, i64>) -> Result<Vec<String>> {
-        let mut behind = Vec::new();
-        let rows: Vec<(String, i32, i64, Option<String>)> = sqlx::query_as(
-            "SELECT view, partition, next, error FROM millrace_views.checkpoints WHERE topic = $1",
-        )
-        .bind(TOPIC)
-        .fetch_all(&self.views)
-        .await?;
-        let at: HashMap<(&str, i32), (i64, &Option<String>)> = rows
-            .iter()
-            .map(|(view, partition, next, error)| ((view.as_str(), *partition), (*next, error)))
-            .collect();
-        for view in VIEWS {
-            for (partition, end) in ends {
-                let (next, error) = at.get(&(view, *partition)).copied().unwrap_or((0, &None));
-                if next < *end {
-                    behind.push(format!("{view}/{partition} at {next} of {end} {error:?}"));
-                }
-            }
-        }
-        let open: Vec<String> = sqlx::query_scalar(
-            "SELECT DISTINCT view FROM millrace_views.resets WHERE done_at IS NULL",
-        )
-        .fetch_all(&self.views)
-        .await?;
-        behind.extend(open.iter().map(|view| format!("{view} is being rebuilt")));
-        Ok(behind)
-    }
-
-    /// Checks 1 to 4. `planted` are ids that the test itself produced a second time.
-    pub(super) async fn judge(&self, acks: &Path, planted: &[Uuid]) -> Result<Findings> {
+    /// Checks 1 to 4 and 6 to 10. `planted` are ids that the test itself produced a second time; `replays` says how often the
+    /// processors were set to the log's start.
+    pub(super) async fn judge(
+        &self,
+        acks: &Path,
+        outside: &Outside,
+        planted: &[Uuid],
+        replays: usize,
+    ) -> Result<Findings> {
         let journal = self.journal().await?;
-        let topic = tokio::task::block_in_place(|| self.topic())?;
+        let topic = tokio::task::block_in_place(|| self.topics())?;
         let mut findings = Findings::default();
         topic_equals_journal(&journal, &topic, planted, &mut findings);
         sequences(&journal, &topic, planted, &mut findings);
-        acknowledged(&journal, acks, &mut findings)?;
-        findings.merge(self.judge_views(&journal).await?);
+        let mut decoder = fold::Decoder::new(&self.registry)?;
+        let data = decoder.all(&journal).await?;
+        let facts = Facts::read(self, &journal, &data, outside).await?;
+        let accepted = acknowledged(&journal, acks, &facts.outcomes, &mut findings)?;
+        let expected = fold::fold(&journal, &data)?;
+        fold::compare(&expected, &journal, &self.views, &mut findings).await?;
+        flow::judge(&facts, &expected, &accepted, replays, &mut findings);
+        println!("          {}", facts.told());
         Ok(findings)
     }
 
-    /// Check 3 alone.
-    pub(super) async fn judge_views(&self, journal: &[Event]) -> Result<Findings> {
-        let mut findings = Findings::default();
-        let mut decoder = fold::Decoder::new(&self.registry)?;
-        let expected = fold::fold(journal, &mut decoder).await?;
-        fold::compare(&expected, journal, &self.views, &mut findings).await?;
-        Ok(findings)
+    /// The records of a topic that is not one of events.
+    pub(super) fn messages(&self, topic: &str) -> Result<Vec<Message>> {
+        self.read(topic, |message| {
+            Ok(Message {
+                partition: message.partition(),
+                offset: message.offset(),
+                key: String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned(),
+                id: header(message, "ce_id").unwrap_or_default(),
+                source: header(message, "ce_source").unwrap_or_default(),
+                cause: header(message, "ce_causationid").unwrap_or_default(),
+                letter_offset: header(message, "millrace_dlq_offset").unwrap_or_default(),
+            })
+        })
     }
+}
+
+/// A command, a reply or a dead letter, as far as its headers say.
+#[derive(Debug, Clone)]
+pub(super) struct Message {
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) key: String,
+    pub(super) id: String,
+    pub(super) source: String,
+    pub(super) cause: String,
+    /// Of a dead letter: where its record stood.
+    pub(super) letter_offset: String,
+}
+
+fn header(message: &BorrowedMessage<'_>, name: &str) -> Result<String> {
+    let headers = message.headers().context("a record without headers")?;
+    let found = headers.iter().find(|header| header.key == name);
+    let value = found.and_then(|header| header.value);
+    let value = value.with_context(|| format!("a record without {name}"))?;
+    Ok(String::from_utf8(value.to_vec())?)
 }

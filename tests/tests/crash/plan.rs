@@ -74,6 +74,9 @@ impl Plan {
                 plan.points = vec!["relay.after-commit".to_owned(); 3];
                 plan.hit = 20;
             }
+            // Commands that were produced and never committed, or calls that were made and never recorded.
+            "processor.offsets" => plan.points = vec!["processor.after-produce".to_owned(); 4],
+            "effect.calling" => plan.points = vec!["effect.after-call".to_owned(); 4],
             _ => bail!("MILLRACE_SABOTAGE={safeguard} is none of the safeguards"),
         }
         Ok(plan)

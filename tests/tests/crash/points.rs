@@ -4,18 +4,23 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use serde_json::json;
 use tests::servers::Servers;
 use tests::stock;
+use uuid::Uuid;
 
+use super::facts::EFFECT;
 use super::fleet::{Ended, Member, Role};
 use super::oracle::{Oracle, TOPIC, VIEWS};
+use super::outside::Outside;
 
 /// Longest until an armed point has fired.
-const FIRES_WITHIN: Duration = Duration::from_secs(90);
+const FIRES_WITHIN: Duration = Duration::from_secs(120);
 /// After that it is helped along, and again each time.
 const NUDGE_AFTER: Duration = Duration::from_secs(4);
 
@@ -46,15 +51,47 @@ pub(super) fn in_source() -> Result<Vec<String>> {
         }
     }
     points.retain(|point| !point.starts_with("sabotage."));
-    points.sort_by_key(|point| (point.starts_with("rebuild."), point.clone()));
+    // Last what needs a partner that is not armed itself.
+    let last = |point: &str| {
+        point.starts_with("rebuild.")
+            || ["effect.after-uncertain", "inbox.after-commit"].contains(&point)
+    };
+    points.sort_by_key(|point| (last(point), point.clone()));
     points.dedup();
+    for (point, _) in NOT_YET {
+        ensure!(
+            points.iter().any(|found| found == point),
+            "{point} stands in NOT_YET and not in the source"
+        );
+    }
+    points.retain(|point| NOT_YET.iter().all(|(not_yet, _)| not_yet != point));
     Ok(points)
 }
+
+/// Fail points that this test cannot provoke yet, and why; it prints them.
+pub(super) const NOT_YET: [(&str, &str); 3] = [
+    (
+        "effect.after-answer",
+        "no effect of the reference system asks by key; tests::effects provokes it",
+    ),
+    (
+        "effect.after-answer-recorded",
+        "no effect of the reference system asks by key; tests::effects provokes it",
+    ),
+    (
+        "effect.after-settled",
+        "no effect of the reference system returns a command; tests::effects provokes it",
+    ),
+];
+
+/// Keys of what the test puts into a topic of commands and is none.
+pub(super) const POISON: &str = "poison-";
 
 /// The role whose process a point belongs to.
 pub(super) fn role(point: &str) -> Result<Role> {
     match point.split('.').next() {
         Some("journal" | "relay" | "inbox" | "timer") => Ok(Role::Producer),
+        Some("processor" | "effect") => Ok(Role::Processors),
         Some("sink" | "rebuild") => Ok(Role::Projections),
         _ => bail!("nobody said which role has the fail point {point}: add it to points::role"),
     }
@@ -64,8 +101,7 @@ pub(super) fn role(point: &str) -> Result<Role> {
 pub(super) async fn fire_all(
     members: &mut [Member; 2],
     points: &[String],
-    servers: &Servers,
-    oracle: &Oracle,
+    world: &World<'_>,
 ) -> Result<()> {
     let mut waiting: VecDeque<String> = points.iter().cloned().collect();
     for member in members.iter_mut() {
@@ -92,11 +128,14 @@ pub(super) async fn fire_all(
             .filter_map(|index| Some((index, members[index].armed.clone()?)))
             .collect();
         if armed.is_empty() {
+            for member in members.iter_mut().filter(|member| member.stopped) {
+                member.signal("CONT")?;
+            }
             return Ok(());
         }
         for (index, point) in &armed {
             if members[*index].since.elapsed() > FIRES_WITHIN {
-                println!("{}", oracle.state_of_views().await);
+                println!("{}", world.oracle.state_of_views().await);
                 bail!(
                     "{point} did not fire in {} within {FIRES_WITHIN:?}",
                     members[*index].name
@@ -105,7 +144,7 @@ pub(super) async fn fire_all(
         }
         if nudged.elapsed() > NUDGE_AFTER {
             for (index, point) in &armed {
-                nudge(members, *index, point, servers, oracle)
+                nudge(members, *index, point, world)
                     .await
                     .with_context(|| format!("provoking {point}"))?;
             }
@@ -115,20 +154,84 @@ pub(super) async fn fire_all(
     }
 }
 
+/// What a nudge works on.
+pub(super) struct World<'w> {
+    pub(super) servers: &'w Servers,
+    pub(super) oracle: &'w Oracle,
+    pub(super) outside: &'w Outside,
+}
+
 /// Brings about what a point stands behind, where the load alone does not.
 async fn nudge(
     members: &mut [Member; 2],
     index: usize,
     point: &str,
-    servers: &Servers,
-    oracle: &Oracle,
+    world: &World<'_>,
 ) -> Result<()> {
+    let World {
+        servers,
+        oracle,
+        outside,
+    } = *world;
+    let armed = members[index].name.clone();
     let other = &mut members[1 - index];
+    let free = other.armed.is_none() && other.since.elapsed() > Duration::from_secs(8);
     match point {
+        "inbox.before-dead-letter" => {
+            let poison = format!("{POISON}{}", Uuid::now_v7());
+            produce(oracle, "order.commands", &poison, b"no command")
+        }
+        // As an operator asks for it who does not see that another one has done it: the key has no block.
+        "processor.before-redrive" => {
+            let request = json!({"id": Uuid::now_v7()}).to_string();
+            let (key, topic) = ("redrive/order.events/nobody", "order-stock.blocked");
+            produce(
+                oracle,
+                &format!("millrace.processor.{topic}"),
+                key,
+                request.as_bytes(),
+            )
+        }
+        // Another process of the same name fences its producer.
+        "processor.after-rebuild" => tokio::task::block_in_place(|| {
+            let producer: BaseProducer = ClientConfig::new()
+                .set("bootstrap.servers", &oracle.kafka)
+                .set(
+                    "transactional.id",
+                    format!("millrace.processor.order-stock.{armed}"),
+                )
+                .create()?;
+            Ok(producer.init_transactions(Duration::from_secs(10))?)
+        }),
+        "effect.after-produce" | "effect.after-dead" => {
+            outside.refuse_next();
+            Ok(())
+        }
+        "effect.after-reset-recorded" => reset_effect(servers, oracle).await,
+        // A member that stands still in a call loses its partitions, and whoever gets them finds the call in doubt.
+        "effect.after-uncertain" => {
+            if free && !other.stopped {
+                outside.hold(true);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                other.signal("STOP")?;
+                outside.hold(false);
+            }
+            Ok(())
+        }
+        // The client tells of no asynchronous commit; one that is waited for comes when partitions are given up, so to a member
+        // that stood still until it had lost all of its own.
+        "inbox.after-commit" => {
+            let long_ago = other.signalled.elapsed() > Duration::from_secs(10);
+            match other.stopped {
+                true if long_ago => other.signal("CONT"),
+                false if long_ago && free => other.signal("STOP"),
+                _ => Ok(()),
+            }
+        }
         // The lease is the other's; a killed one leaves it to expire. One that is armed too ends by itself: if each
         // killed the other, neither would live to be the leader.
         _ if point.starts_with("relay.") => {
-            if other.armed.is_none() && other.since.elapsed() > Duration::from_secs(8) {
+            if free {
                 other.kill()?;
                 other.start(None)?;
             }
@@ -138,16 +241,19 @@ async fn nudge(
         "sink.after-skip-recorded" => {
             reset(servers, oracle, "customer-totals", "--to-latest").await
         }
-        _ if point.starts_with("sink.") => {
+        _ if ["sink.", "processor.", "effect.", "inbox."]
+            .iter()
+            .any(|kind| point.starts_with(kind)) =>
+        {
             // A member that was assigned nothing gets everything.
-            if other.armed.is_none() && other.since.elapsed() > Duration::from_secs(8) {
+            if free {
                 other.kill()?;
                 other.start(None)?;
             }
             Ok(())
         }
         _ if point.starts_with("rebuild.") => {
-            for view in VIEWS {
+            for (view, _) in VIEWS {
                 ask_for_rebuild(oracle, view).await?;
             }
             Ok(())
@@ -210,26 +316,63 @@ async fn ask_for_rebuild(oracle: &Oracle, view: &str) -> Result<()> {
 /// Pauses a view, sets its group with the stock tool once the group is empty, and resumes it.
 pub(super) async fn reset(servers: &Servers, oracle: &Oracle, view: &str, to: &str) -> Result<()> {
     let group = format!("millrace.view.{view}");
-    pause(oracle, view, true).await?;
-    let deadline = Instant::now() + Duration::from_secs(45);
-    let done = loop {
-        let tool =
-            tokio::task::block_in_place(|| stock::reset_offsets(servers, &group, TOPIC, &[to]));
-        match tool {
-            Ok(_) => break Ok(()),
-            Err(error) if Instant::now() > deadline => break Err(error),
-            Err(_) => {} // it still has members
-        }
-    };
-    pause(oracle, view, false).await?;
+    let topics = VIEWS.iter().find(|(name, _)| *name == view);
+    let topics = topics.context("no such view")?.1;
+    pause(oracle, "millrace_views.views", view, true).await?;
+    let mut done = Ok(());
+    for topic in topics {
+        done = done.and(set_group(servers, &group, topic, to));
+    }
+    pause(oracle, "millrace_views.views", view, false).await?;
     done
 }
 
-async fn pause(oracle: &Oracle, view: &str, paused: bool) -> Result<()> {
-    sqlx::query("UPDATE millrace_views.views SET paused = $2 WHERE name = $1")
-        .bind(view)
+/// The same for the effect, back to the log's start.
+async fn reset_effect(servers: &Servers, oracle: &Oracle) -> Result<()> {
+    let group = format!("millrace.effect.{EFFECT}");
+    pause(oracle, "millrace_effects.effects", EFFECT, true).await?;
+    let done = set_group(servers, &group, TOPIC, "--to-earliest");
+    pause(oracle, "millrace_effects.effects", EFFECT, false).await?;
+    done
+}
+
+/// Sets a group with the stock tool, as soon as it has no members.
+pub(super) fn set_group(servers: &Servers, group: &str, topic: &str, to: &str) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(45);
+    loop {
+        match tokio::task::block_in_place(|| stock::reset_offsets(servers, group, topic, &[to])) {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => {} // it still has members
+        }
+    }
+}
+
+async fn pause(oracle: &Oracle, table: &str, name: &str, paused: bool) -> Result<()> {
+    let update = format!("UPDATE {table} SET paused = $2 WHERE name = $1");
+    sqlx::query(sqlx::AssertSqlSafe(update))
+        .bind(name)
         .bind(paused)
         .execute(&oracle.views)
         .await?;
     Ok(())
+}
+
+/// Puts a record into every partition of a topic.
+fn produce(oracle: &Oracle, topic: &str, key: &str, payload: &[u8]) -> Result<()> {
+    tokio::task::block_in_place(|| {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", &oracle.kafka)
+            .create()?;
+        let wait = Duration::from_secs(30);
+        let metadata = producer.client().fetch_metadata(Some(topic), wait)?;
+        for partition in metadata.topics()[0].partitions() {
+            let record = BaseRecord::to(topic)
+                .partition(partition.id())
+                .key(key)
+                .payload(payload);
+            producer.send(record).map_err(|(error, _)| error)?;
+        }
+        Ok(producer.flush(wait)?)
+    })
 }

@@ -13,10 +13,12 @@ use uuid::Uuid;
 
 use super::after;
 use super::dice::Dice;
+use super::facts::EFFECT;
 use super::fleet::{Member, Role, Setting};
 use super::kills::Storm;
 use super::load::Load;
-use super::oracle::{Oracle, VIEWS};
+use super::oracle::{GROUPS, Oracle, TOPIC, VIEWS};
+use super::outside::Outside;
 use super::plan::Plan;
 use super::points;
 use super::slow;
@@ -27,9 +29,11 @@ pub(super) struct Run<'p> {
     begun: Instant,
     // Before the servers: the processes end while these are still there.
     producers: [Member; 2],
+    processors: [Member; 2],
     projections: [Member; 2],
     setting: Arc<Setting>,
     pub(super) oracle: Oracle,
+    outside: Outside,
     servers: Servers,
     acks: PathBuf,
     http: reqwest::Client,
@@ -51,12 +55,14 @@ impl<'p> Run<'p> {
         let dir = kept.as_deref().unwrap_or(temporary.path());
         std::fs::create_dir_all(dir)?;
         let servers = tokio::task::block_in_place(Servers::start)?;
-        let setting = Setting::new(&servers, dir, plan)?;
+        let outside = Outside::start().await?;
+        let setting = Setting::new(&servers, outside.url(), dir, plan)?;
         let member = |role, number| Member::new(&setting, role, number);
         let mut run = Self {
             plan,
             begun,
             producers: [member(Role::Producer, 0)?, member(Role::Producer, 1)?],
+            processors: [member(Role::Processors, 0)?, member(Role::Processors, 1)?],
             projections: [member(Role::Projections, 0)?, member(Role::Projections, 1)?],
             oracle: Oracle::new(&servers)?,
             acks: dir.join("acks.ndjson"),
@@ -64,12 +70,21 @@ impl<'p> Run<'p> {
                 .timeout(Duration::from_secs(5))
                 .build()?,
             setting,
+            outside,
             servers,
             _dir: temporary,
         };
-        for first in [&mut run.producers[0], &mut run.projections[0]] {
+        for first in [
+            &mut run.producers[0],
+            &mut run.processors[0],
+            &mut run.projections[0],
+        ] {
             first.start(None)?;
             first.ready(&run.http, Duration::from_secs(60)).await?;
+            if first.role == Role::Processors {
+                // From here on it is told of every order; what was confirmed before it began would be nobody's news.
+                run.oracle.until_effect_stands().await?;
+            }
             first.kill()?;
         }
         for statement in &plan.journal_sql {
@@ -99,7 +114,8 @@ impl<'p> Run<'p> {
         self.say(&format!(
             "fail points armed one after another: {points}; now blows at random"
         ));
-        let members = self.producers.iter_mut().chain(&mut self.projections);
+        let writing = self.producers.iter_mut().chain(&mut self.processors);
+        let members = writing.chain(&mut self.projections);
         let mut storm = Storm {
             servers: &self.servers,
             oracle: &self.oracle,
@@ -130,17 +146,24 @@ impl<'p> Run<'p> {
     }
 
     async fn fire_points(&mut self) -> Result<()> {
-        let (mut writing, mut reading) = (Vec::new(), Vec::new());
+        let (mut writing, mut acting, mut reading) = (Vec::new(), Vec::new(), Vec::new());
         for point in &self.plan.points {
             match points::role(point)? {
                 Role::Producer => writing.push(point.clone()),
+                Role::Processors => acting.push(point.clone()),
                 Role::Projections => reading.push(point.clone()),
             }
         }
-        let (servers, oracle) = (&self.servers, &self.oracle);
+        let oracle = &self.oracle;
+        let world = points::World {
+            servers: &self.servers,
+            oracle,
+            outside: &self.outside,
+        };
         tokio::try_join!(
-            points::fire_all(&mut self.producers, &writing, servers, oracle),
-            points::fire_all(&mut self.projections, &reading, servers, oracle),
+            points::fire_all(&mut self.producers, &writing, &world),
+            points::fire_all(&mut self.processors, &acting, &world),
+            points::fire_all(&mut self.projections, &reading, &world),
         )?;
         if self
             .plan
@@ -157,7 +180,8 @@ impl<'p> Run<'p> {
     pub(super) async fn drain(&mut self, findings: &mut Findings) -> Result<()> {
         let by = Instant::now() + self.plan.drained_within;
         let left = || by.saturating_duration_since(Instant::now()) + Duration::from_secs(1);
-        for member in self.producers.iter_mut().chain(&mut self.projections) {
+        let writing = self.producers.iter_mut().chain(&mut self.processors);
+        for member in writing.chain(&mut self.projections) {
             if let Err(not_ready) = member.ready(&self.http, left()).await {
                 findings.add("0 every role gets ready again", format!("{not_ready:#}"));
             }
@@ -173,8 +197,37 @@ impl<'p> Run<'p> {
         self.oracle.quiesce(self.plan.drained_within).await
     }
 
-    pub(super) async fn judge(&self, planted: &[Uuid]) -> Result<Findings> {
-        self.oracle.judge(&self.acks, planted).await
+    pub(super) async fn judge(&self, planted: &[Uuid], replays: usize) -> Result<Findings> {
+        let (acks, outside) = (&self.acks, &self.outside);
+        self.oracle.judge(acks, outside, planted, replays).await
+    }
+
+    /// Sets the processors and the effect back to the log's start with the stock tool, and waits until they are through again.
+    pub(super) async fn replay_flow(&mut self) -> Result<()> {
+        let events = self.oracle.journal().await?.len();
+        for member in &mut self.processors {
+            member.kill()?;
+        }
+        let noted = after::effect_resets(&self.oracle).await?;
+        let resets = noted + after::effect_partitions(&self.oracle).await?;
+        let effect = (&*format!("millrace.effect.{}", EFFECT), TOPIC);
+        for (group, topic) in [GROUPS[0], GROUPS[1], effect] {
+            points::set_group(&self.servers, group, topic, "--to-earliest")?;
+        }
+        for member in &mut self.processors {
+            member.start(None)?;
+        }
+        for member in &mut self.processors {
+            member.ready(&self.http, self.plan.drained_within).await?;
+        }
+        after::until_effect_was_reset(&self.oracle, resets).await?;
+        self.quiesce().await?;
+        let now = self.oracle.journal().await?.len();
+        ensure!(
+            now == events,
+            "{events} events before the processors were reset, {now} after"
+        );
+        Ok(())
     }
 
     /// Sets every view back to the log's start with the stock tool and waits until all are rebuilt.
@@ -182,7 +235,7 @@ impl<'p> Run<'p> {
         let last: Option<i64> = sqlx::query_scalar("SELECT max(id) FROM millrace_views.resets")
             .fetch_one(&self.oracle.views)
             .await?;
-        for view in VIEWS {
+        for (view, _) in VIEWS {
             points::reset(&self.servers, &self.oracle, view, "--to-earliest").await?;
         }
         after::until_rebuilt(&self.oracle, last.unwrap_or(0)).await?;
@@ -198,7 +251,8 @@ impl<'p> Run<'p> {
                 member.unready(&self.http, within).await?;
             }
             tokio::task::block_in_place(|| self.servers.restart())?;
-            for member in self.producers.iter_mut().chain(&mut self.projections) {
+            let writing = self.producers.iter_mut().chain(&mut self.processors);
+            for member in writing.chain(&mut self.projections) {
                 member.ready(&self.http, within).await?;
             }
             self.say(&format!(
@@ -218,6 +272,9 @@ impl<'p> Run<'p> {
             if fired == 0 {
                 silent.push(point.as_str());
             }
+        }
+        for (point, why) in points::NOT_YET {
+            println!("   not  {point}: {why}");
         }
         ensure!(silent.is_empty(), "never fired: {}", silent.join(", "));
         let events = self.oracle.journal().await?.len();

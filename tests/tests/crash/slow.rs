@@ -13,7 +13,8 @@ use super::dice::Dice;
 const WRITERS: u64 = 12;
 
 /// An append by the rules of the journal's writers: `streams` is locked before the transaction gets its id. The event is
-/// a copy of one that the load placed, so its bytes are valid.
+/// a copy of one that the load appended, so its bytes are valid. It is one that leads to nothing else: these writers are
+/// many, and they set no timers.
 const APPEND: &str = "
 WITH won AS (
     INSERT INTO millrace.streams AS s (aggregate_type, aggregate_id, version, appended)
@@ -23,7 +24,7 @@ WITH won AS (
 INSERT INTO millrace.events (generation, aggregate_type, aggregate_id, sequence, event_id, event_type,
                              schema_id, payload, headers, occurred_at)
 SELECT e.generation, 'order', won.aggregate_id, 1, gen_random_uuid(), e.event_type, e.schema_id, e.payload, '{}', now()
-FROM won CROSS JOIN (SELECT * FROM millrace.events WHERE event_type = 'OrderPlaced' LIMIT 1) AS e";
+FROM won CROSS JOIN (SELECT * FROM millrace.events WHERE event_type = 'OrderDrafted' LIMIT 1) AS e";
 
 /// Starts them; each ends when it is told to.
 pub(super) fn start(

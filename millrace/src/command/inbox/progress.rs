@@ -182,6 +182,13 @@ impl Progress {
         due
     }
 
+    /// Everything is due again: nobody hears of an asynchronous commit that was refused.
+    pub(super) fn all_uncommitted(&self) {
+        for held in self.state().held.values_mut() {
+            held.committed = None;
+        }
+    }
+
     /// A commit was refused: it is due again.
     pub(super) fn uncommitted(&self, partition: i32) {
         if let Some(held) = self.state().held.get_mut(&partition) {
@@ -230,6 +237,9 @@ mod tests {
         assert_eq!(next(&progress), Some(10));
         assert_eq!(next(&progress), None);
         progress.uncommitted(3);
+        assert_eq!(next(&progress), Some(10));
+        assert_eq!(next(&progress), None);
+        progress.all_uncommitted();
         assert_eq!(next(&progress), Some(10));
     }
 

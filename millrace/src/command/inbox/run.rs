@@ -28,6 +28,8 @@ use crate::projection::reset;
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two commits: what was answered since is answered once more after a crash, by look-up.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
+/// How soon a commit is repeated: the client tells of no asynchronous one, and one that comes in a rebalance is refused.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(3);
 /// Longest that a rebalance, or the end, waits for what is under way.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// After a standstill of this length the partitions rest, so that polling goes on and the group keeps us.
@@ -79,6 +81,7 @@ struct Session {
     /// Polled and not yet queued.
     backlog: VecDeque<Arc<Incoming>>,
     committed_at: Instant,
+    repeated_at: Instant,
     asked_at: Instant,
     /// Since when the record in hand waits.
     standing_since: Option<Instant>,
@@ -115,6 +118,7 @@ impl Session {
             replies: Arc::new(replies),
             backlog: VecDeque::new(),
             committed_at: Instant::now(),
+            repeated_at: Instant::now(),
             asked_at: Instant::now(),
             standing_since: None,
             resting: Vec::new(),
@@ -129,6 +133,10 @@ impl Session {
             }
             if self.committed_at.elapsed() >= COMMIT_INTERVAL {
                 self.committed_at = Instant::now();
+                if self.repeated_at.elapsed() >= REPEAT_INTERVAL {
+                    self.repeated_at = Instant::now();
+                    self.progress.all_uncommitted();
+                }
                 self.commit(CommitMode::Async);
             }
             match self.queue() {

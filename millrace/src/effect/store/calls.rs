@@ -1,5 +1,6 @@
 //! Calls: who may begin one, how it ended, and what is still to be produced.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -48,21 +49,7 @@ impl Row {
     }
 }
 
-/// Begins calls: the rows are `calling` when this returns.
-///
-/// Invariant: only the owner of the newest epoch of a partition begins calls of its rows. The row lock on the
-/// checkpoint orders this against a claim: either the claim waits and then finds the row `calling`, or the epoch
-/// is no longer ours and nothing is taken. In order of an aggregate, a row is taken only if none before it is open.
-pub(in crate::effect) async fn take(
-    conn: impl PgExecutor<'_>,
-    effect: &str,
-    claims: &[Checkpoint],
-    (order, limit): (Order, usize),
-    (owner, lasts): (&str, Duration),
-) -> Result<Vec<Row>, sqlx::Error> {
-    let (topics, partitions, epochs) = held(claims);
-    sqlx::query_as(
-        "WITH held AS MATERIALIZED (
+const TAKE: &str = "WITH held AS MATERIALIZED (
              SELECT p.topic, p.partition FROM millrace_effects.checkpoints p
              JOIN unnest($2::text[], $3::int[], $4::bigint[]) u (topic, partition, epoch)
                ON u.topic = p.topic AND u.partition = p.partition AND u.epoch = p.epoch
@@ -83,18 +70,43 @@ pub(in crate::effect) async fn take(
              deadline = clock_timestamp() + $8 * interval '1 second'
          FROM due WHERE c.effect = $1 AND c.event_id = due.event_id AND c.state = 'pending'
          RETURNING c.event_id, c.call_key, c.calls, c.attempts, c.misses, c.topic, c.partition,
-                   c.\"offset\", c.record_key, c.payload, c.headers",
-    )
-    .bind(effect)
-    .bind(topics)
-    .bind(partitions)
-    .bind(epochs)
-    .bind(order == Order::Any)
-    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-    .bind(owner)
-    .bind(lasts.as_secs_f64())
-    .fetch_all(conn)
-    .await
+                   c.\"offset\", c.record_key, c.payload, c.headers";
+
+/// The crash test takes the durable mark out, to see that it notices: the call is only put off.
+fn take_statement() -> Cow<'static, str> {
+    fail::fail_point!("sabotage.effect.calling", |_| TAKE
+        .replace(
+            "state = 'calling', calls",
+            "due_at = clock_timestamp() + $8 * interval '1 second', calls"
+        )
+        .into());
+    TAKE.into()
+}
+
+/// Begins calls: the rows are `calling` when this returns.
+///
+/// Invariant: only the owner of the newest epoch of a partition begins calls of its rows. The row lock on the
+/// checkpoint orders this against a claim: either the claim waits and then finds the row `calling`, or the epoch
+/// is no longer ours and nothing is taken. In order of an aggregate, a row is taken only if none before it is open.
+pub(in crate::effect) async fn take(
+    conn: impl PgExecutor<'_>,
+    effect: &str,
+    claims: &[Checkpoint],
+    (order, limit): (Order, usize),
+    (owner, lasts): (&str, Duration),
+) -> Result<Vec<Row>, sqlx::Error> {
+    let (topics, partitions, epochs) = held(claims);
+    sqlx::query_as(sqlx::AssertSqlSafe(take_statement()))
+        .bind(effect)
+        .bind(topics)
+        .bind(partitions)
+        .bind(epochs)
+        .bind(order == Order::Any)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .bind(owner)
+        .bind(lasts.as_secs_f64())
+        .fetch_all(conn)
+        .await
 }
 
 /// Calls of our partitions that can no longer be under way and whose outcome nobody recorded: in doubt, or to be
