@@ -33,6 +33,7 @@ async fn post(
 
 fn order() -> String {
     json!({"type": "PlaceOrder", "data": {"customer_id": "c", "currency": "EUR",
+           "coordination": "orchestration",
            "lines": [{"product_id": "p", "quantity": 1, "total_cents": 5}]}})
     .to_string()
 }

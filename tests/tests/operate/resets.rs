@@ -115,7 +115,17 @@ async fn lowered_rows_are_rebuilt(
     world.until_number(SUM_ORDERS, sums(right).0).await?;
     world.until_number(OPEN, 0).await?;
     let seen = reader.stop().await?;
-    assert_eq!(seen, [lowered, sums(right)], "{partition:?} {failpoint:?}");
+    // Where the claims take long, one build covers the partitions claimed so far and the next one the others.
+    assert_eq!(seen.first(), Some(&lowered), "{partition:?} {failpoint:?}");
+    assert_eq!(
+        seen.last(),
+        Some(&sums(right)),
+        "{partition:?} {failpoint:?}"
+    );
+    assert!(
+        seen.is_sorted_by(|before, after| before.0 <= after.0 && before.1 <= after.1),
+        "a reader saw less than before: {seen:?}, {partition:?} {failpoint:?}"
+    );
     assert_eq!(&world.customer_totals().await?, right);
     Ok(projections)
 }
