@@ -46,12 +46,21 @@ until_released() {
     done
 }
 
-# until_answers WHAT SECONDS PIDFILE MARK LOG CHECK…: waits for CHECK; a process that died meanwhile is reported at once.
+# has_ended PIDFILE: there is no such process, or nobody has reaped it. Not the same as not `alive`: until a process that was just
+# begun has executed its program, its command line is the shell's, or empty.
+has_ended() {
+    local pid state=
+    { read -r pid <"$1"; } 2>/dev/null || return 0
+    { state=$(sed -n 's/^State:[[:space:]]*\(.\).*/\1/p' "/proc/$pid/status"); } 2>/dev/null || true
+    [[ -z $state || $state == Z ]]
+}
+
+# until_answers WHAT SECONDS PIDFILE LOG CHECK…: waits for CHECK; a process that died meanwhile is reported at once.
 until_answers() {
-    local what=$1 deadline=$((SECONDS + $2)) pidfile=$3 mark=$4 log=$5
-    shift 5
+    local what=$1 deadline=$((SECONDS + $2)) pidfile=$3 log=$4
+    shift 4
     until "$@"; do
-        if ! alive "$pidfile" "$mark"; then
+        if has_ended "$pidfile"; then
             tail -n 20 "$log" >&2 || true
             die "$what ended while starting; the end of its log ($log) is above"
         fi

@@ -220,12 +220,12 @@ start_servers() {
         kill_postgres
         start_postgres "$KIND"
     fi
-    until_answers Postgres 30 "$DIR/run/postgres.pid" "$(mark postgres)" "$DIR/logs/postgres.log" postgres_answers
+    until_answers Postgres 30 "$DIR/run/postgres.pid" "$DIR/logs/postgres.log" postgres_answers
     prepare_databases
     running registry || start_registry
     if [[ -n $kafka ]]; then wait "$kafka" || die "Kafka did not start"; fi
-    until_answers Kafka 60 "$DIR/run/kafka.pid" "$(mark kafka)" "$DIR/logs/kafka.log" kafka_answers "$KAFKA_PORT"
-    until_answers "the schema registry" 60 "$DIR/run/registry.pid" "$(mark registry)" "$DIR/logs/registry.log" registry_answers
+    until_answers Kafka 60 "$DIR/run/kafka.pid" "$DIR/logs/kafka.log" kafka_answers "$KAFKA_PORT"
+    until_answers "the schema registry" 60 "$DIR/run/registry.pid" "$DIR/logs/registry.log" registry_answers
     write_env
     say "Kafka 127.0.0.1:$KAFKA_PORT, schema registry 127.0.0.1:$REGISTRY_PORT, Postgres 127.0.0.1:$POSTGRES_PORT answer ($((SECONDS - begun)) s)"
 }
