@@ -9,6 +9,7 @@
 //! Invariant: this crate holds no word of any business domain.
 
 pub mod aggregate;
+mod checkpoints;
 pub mod codec;
 pub mod command;
 pub mod config;

@@ -9,6 +9,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 
+use crate::checkpoints::VIEWS;
 use crate::position::JournalPosition;
 use crate::projection::{Record, Skip};
 
@@ -48,24 +49,7 @@ pub async fn known(
     view: &str,
     partitions: &[(String, i32)],
 ) -> Result<Vec<(String, i32)>, sqlx::Error> {
-    let (topics, numbers) = columns(partitions);
-    sqlx::query_as(
-        "SELECT c.topic, c.partition FROM millrace_views.checkpoints c
-         JOIN unnest($2::text[], $3::int[]) u (topic, partition) USING (topic, partition)
-         WHERE c.view = $1",
-    )
-    .bind(view)
-    .bind(topics)
-    .bind(numbers)
-    .fetch_all(conn)
-    .await
-}
-
-fn columns(partitions: &[(String, i32)]) -> (Vec<&str>, Vec<i32>) {
-    partitions
-        .iter()
-        .map(|(topic, partition)| (topic.as_str(), *partition))
-        .unzip()
+    VIEWS.known(conn, view, partitions).await
 }
 
 /// Takes the partitions over: raises their epochs, which fences whoever held them before.
@@ -78,22 +62,8 @@ pub async fn claim(
 ) -> Result<Vec<Checkpoint>, sqlx::Error> {
     let mut tx = conn.begin().await?;
     for beginning in beginnings {
-        let created = sqlx::query(
-            "INSERT INTO millrace_views.checkpoints
-                 (view, topic, partition, next, generation, xid, position)
-             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
-        )
-        .bind(view)
-        .bind(&beginning.topic)
-        .bind(beginning.partition)
-        .bind(beginning.next)
-        .bind(beginning.last.map(|last| last.generation))
-        .bind(beginning.last.map(|last| last.xid))
-        .bind(beginning.last.map(|last| last.position))
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
-        if created == 1 && beginning.next > beginning.first {
+        let created = VIEWS.create(&mut tx, view, beginning).await?;
+        if created && beginning.next > beginning.first {
             sqlx::query(
                 "INSERT INTO millrace_views.skips
                      (view, topic, partition, from_offset, to_offset,
@@ -112,39 +82,9 @@ pub async fn claim(
             .await?;
         }
     }
-    let (topics, numbers) = columns(partitions);
-    // Locked in partition order first: a swap locks in the same order, so neither waits for the other.
-    type Row = (String, i32, i64, i64, Option<i32>, Option<i64>, Option<i64>);
-    let rows: Vec<Row> = sqlx::query_as(
-        "WITH mine AS (
-             SELECT c.topic, c.partition FROM millrace_views.checkpoints c
-             JOIN unnest($2::text[], $3::int[]) u (topic, partition) USING (topic, partition)
-             WHERE c.view = $1 ORDER BY c.topic, c.partition FOR UPDATE OF c
-         )
-         UPDATE millrace_views.checkpoints c
-         SET epoch = c.epoch + 1, claimed_by = $4, claimed_at = now(), error = NULL, error_at = NULL
-         FROM mine WHERE c.view = $1 AND c.topic = mine.topic AND c.partition = mine.partition
-         RETURNING c.topic, c.partition, c.epoch, c.next, c.generation, c.xid, c.position",
-    )
-    .bind(view)
-    .bind(topics)
-    .bind(numbers)
-    .bind(holder)
-    .fetch_all(&mut *tx)
-    .await?;
+    let claimed = VIEWS.raise(&mut tx, view, partitions, holder).await?;
     tx.commit().await?;
-    Ok(rows
-        .into_iter()
-        .map(
-            |(topic, partition, epoch, next, generation, xid, position)| Checkpoint {
-                topic,
-                partition,
-                epoch,
-                next,
-                position: position_of(generation, xid, position),
-            },
-        )
-        .collect())
+    Ok(claimed)
 }
 
 /// A position from its three columns.
@@ -203,54 +143,7 @@ pub async fn advance(
     view: &str,
     moves: &[Move],
 ) -> Result<Vec<(String, i32)>, sqlx::Error> {
-    let column = |value: fn(&Move) -> i64| moves.iter().map(value).collect::<Vec<i64>>();
-    let part = |value: fn(&JournalPosition) -> i64| {
-        moves
-            .iter()
-            .map(|step| step.position.as_ref().map(value))
-            .collect::<Vec<Option<i64>>>()
-    };
-    let topics: Vec<&str> = moves.iter().map(|step| step.topic.as_str()).collect();
-    let numbers: Vec<i32> = moves.iter().map(|step| step.partition).collect();
-    let times: Vec<Option<DateTime<Utc>>> = moves.iter().map(|step| step.event_time).collect();
-    let moved: Vec<(String, i32)> = sqlx::query_as(
-        "WITH batch AS (
-             SELECT * FROM unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[],
-                                  $7::bigint[], $8::bigint[], $9::bigint[], $10::timestamptz[])
-                 u (topic, partition, epoch, expected, next, generation, xid, position, event_time)
-         ), mine AS (
-             SELECT c.topic, c.partition FROM millrace_views.checkpoints c
-             JOIN batch u ON u.topic = c.topic AND u.partition = c.partition
-             WHERE c.view = $1 AND ($11 OR (c.epoch = u.epoch AND c.next = u.expected))
-             ORDER BY c.topic, c.partition FOR UPDATE OF c
-         )
-         UPDATE millrace_views.checkpoints c
-         SET next = u.next, generation = coalesce(u.generation::int, c.generation),
-             xid = coalesce(u.xid, c.xid), position = coalesce(u.position, c.position),
-             event_time = coalesce(u.event_time, c.event_time),
-             updated_at = now(), error = NULL, error_at = NULL
-         FROM mine JOIN batch u ON u.topic = mine.topic AND u.partition = mine.partition
-         WHERE c.view = $1 AND c.topic = mine.topic AND c.partition = mine.partition
-         RETURNING c.topic, c.partition",
-    )
-    .bind(view)
-    .bind(topics)
-    .bind(numbers)
-    .bind(column(|step| step.epoch))
-    .bind(column(|step| step.expected))
-    .bind(column(|step| step.next))
-    .bind(part(|position| i64::from(position.generation)))
-    .bind(part(|position| position.xid))
-    .bind(part(|position| position.position))
-    .bind(times)
-    .bind(unfenced())
-    .fetch_all(tx)
-    .await?;
-    Ok(moves
-        .iter()
-        .map(|step| (step.topic.clone(), step.partition))
-        .filter(|key| !moved.contains(key))
-        .collect())
+    VIEWS.advance(tx, view, moves, unfenced()).await
 }
 
 /// Records that an operator set the group back; the same reset is recorded once, however often it is seen.
@@ -378,19 +271,7 @@ pub async fn record_error(
     checkpoint: &Checkpoint,
     error: &str,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "UPDATE millrace_views.checkpoints SET error = $5, error_at = now()
-         WHERE view = $1 AND topic = $2 AND partition = $3 AND epoch = $4",
-    )
-    .bind(view)
-    .bind(&checkpoint.topic)
-    .bind(checkpoint.partition)
-    .bind(checkpoint.epoch)
-    // The reason may quote an event, and Postgres stores no NUL.
-    .bind(error.replace('\0', "\u{fffd}"))
-    .execute(conn)
-    .await?;
-    Ok(())
+    VIEWS.record_error(conn, view, checkpoint, error).await
 }
 
 /// Takes back what [`record_error`] wrote, where the claim is still the newest.

@@ -4,8 +4,10 @@ use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
+use crate::checkpoints::EFFECTS;
+use crate::log::Key;
 use crate::position::JournalPosition;
-use crate::projection::checkpoint::{Beginning, Checkpoint, Move, position_of};
+use crate::projection::checkpoint::{Beginning, Checkpoint, Move};
 
 /// Makes the effect known.
 pub(in crate::effect) async fn ensure(
@@ -30,91 +32,31 @@ pub(in crate::effect) async fn paused(
         .await
 }
 
-fn columns(partitions: &[(String, i32)]) -> (Vec<&str>, Vec<i32>) {
-    partitions
-        .iter()
-        .map(|(topic, partition)| (topic.as_str(), *partition))
-        .unzip()
-}
-
 /// Partitions of these that have a checkpoint already.
 pub(in crate::effect) async fn known(
     conn: &mut PgConnection,
     effect: &str,
-    partitions: &[(String, i32)],
-) -> Result<Vec<(String, i32)>, sqlx::Error> {
-    let (topics, numbers) = columns(partitions);
-    sqlx::query_as(
-        "SELECT c.topic, c.partition FROM millrace_effects.checkpoints c
-         JOIN unnest($2::text[], $3::int[]) u (topic, partition) USING (topic, partition)
-         WHERE c.effect = $1",
-    )
-    .bind(effect)
-    .bind(topics)
-    .bind(numbers)
-    .fetch_all(conn)
-    .await
+    partitions: &[Key],
+) -> Result<Vec<Key>, sqlx::Error> {
+    EFFECTS.known(conn, effect, partitions).await
 }
 
-/// Takes the partitions over: raises their epochs, which fences whoever held them before.
+/// Takes the partitions over: raises their epochs, which fences whoever held them before. What lies before a beginning
+/// counts as passed over: the mark stands at its last event.
 pub(in crate::effect) async fn claim(
     conn: &mut PgConnection,
     effect: &str,
-    partitions: &[(String, i32)],
+    partitions: &[Key],
     beginnings: &[Beginning],
     holder: &str,
 ) -> Result<Vec<Checkpoint>, sqlx::Error> {
     let mut tx = conn.begin().await?;
     for beginning in beginnings {
-        // What lies before the beginning counts as passed over: the mark stands at its last event.
-        sqlx::query(
-            "INSERT INTO millrace_effects.checkpoints
-                 (effect, topic, partition, next, generation, xid, position)
-             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
-        )
-        .bind(effect)
-        .bind(&beginning.topic)
-        .bind(beginning.partition)
-        .bind(beginning.next)
-        .bind(beginning.last.map(|last| last.generation))
-        .bind(beginning.last.map(|last| last.xid))
-        .bind(beginning.last.map(|last| last.position))
-        .execute(&mut *tx)
-        .await?;
+        EFFECTS.create(&mut tx, effect, beginning).await?;
     }
-    let (topics, numbers) = columns(partitions);
-    // Locked in partition order, as every batch locks them.
-    type Line = (String, i32, i64, i64, Option<i32>, Option<i64>, Option<i64>);
-    let rows: Vec<Line> = sqlx::query_as(
-        "WITH mine AS (
-             SELECT c.topic, c.partition FROM millrace_effects.checkpoints c
-             JOIN unnest($2::text[], $3::int[]) u (topic, partition) USING (topic, partition)
-             WHERE c.effect = $1 ORDER BY c.topic, c.partition FOR UPDATE OF c
-         )
-         UPDATE millrace_effects.checkpoints c
-         SET epoch = c.epoch + 1, claimed_by = $4, claimed_at = now(), error = NULL, error_at = NULL
-         FROM mine WHERE c.effect = $1 AND c.topic = mine.topic AND c.partition = mine.partition
-         RETURNING c.topic, c.partition, c.epoch, c.next, c.generation, c.xid, c.position",
-    )
-    .bind(effect)
-    .bind(topics)
-    .bind(numbers)
-    .bind(holder)
-    .fetch_all(&mut *tx)
-    .await?;
+    let claimed = EFFECTS.raise(&mut tx, effect, partitions, holder).await?;
     tx.commit().await?;
-    Ok(rows
-        .into_iter()
-        .map(
-            |(topic, partition, epoch, next, generation, xid, position)| Checkpoint {
-                topic,
-                partition,
-                epoch,
-                next,
-                position: position_of(generation, xid, position),
-            },
-        )
-        .collect())
+    Ok(claimed)
 }
 
 /// Moves the checkpoints; first statement of every transaction that claims events. Returns which of them did not stand
@@ -123,54 +65,8 @@ pub(in crate::effect) async fn advance(
     tx: &mut PgConnection,
     effect: &str,
     moves: &[Move],
-) -> Result<Vec<(String, i32)>, sqlx::Error> {
-    let column = |value: fn(&Move) -> i64| moves.iter().map(value).collect::<Vec<i64>>();
-    let part = |value: fn(&JournalPosition) -> i64| {
-        moves
-            .iter()
-            .map(|step| step.position.as_ref().map(value))
-            .collect::<Vec<Option<i64>>>()
-    };
-    let topics: Vec<&str> = moves.iter().map(|step| step.topic.as_str()).collect();
-    let numbers: Vec<i32> = moves.iter().map(|step| step.partition).collect();
-    let times: Vec<_> = moves.iter().map(|step| step.event_time).collect();
-    let moved: Vec<(String, i32)> = sqlx::query_as(
-        "WITH batch AS (
-             SELECT * FROM unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[],
-                                  $7::bigint[], $8::bigint[], $9::bigint[], $10::timestamptz[])
-                 u (topic, partition, epoch, expected, next, generation, xid, position, event_time)
-         ), mine AS (
-             SELECT c.topic, c.partition FROM millrace_effects.checkpoints c
-             JOIN batch u ON u.topic = c.topic AND u.partition = c.partition
-             WHERE c.effect = $1 AND c.epoch = u.epoch AND c.next = u.expected
-             ORDER BY c.topic, c.partition FOR UPDATE OF c
-         )
-         UPDATE millrace_effects.checkpoints c
-         SET next = u.next, generation = coalesce(u.generation::int, c.generation),
-             xid = coalesce(u.xid, c.xid), position = coalesce(u.position, c.position),
-             event_time = coalesce(u.event_time, c.event_time),
-             updated_at = now(), error = NULL, error_at = NULL
-         FROM mine JOIN batch u ON u.topic = mine.topic AND u.partition = mine.partition
-         WHERE c.effect = $1 AND c.topic = mine.topic AND c.partition = mine.partition
-         RETURNING c.topic, c.partition",
-    )
-    .bind(effect)
-    .bind(topics)
-    .bind(numbers)
-    .bind(column(|step| step.epoch))
-    .bind(column(|step| step.expected))
-    .bind(column(|step| step.next))
-    .bind(part(|position| i64::from(position.generation)))
-    .bind(part(|position| position.xid))
-    .bind(part(|position| position.position))
-    .bind(times)
-    .fetch_all(tx)
-    .await?;
-    Ok(moves
-        .iter()
-        .map(|step| (step.topic.clone(), step.partition))
-        .filter(|key| !moved.contains(key))
-        .collect())
+) -> Result<Vec<Key>, sqlx::Error> {
+    EFFECTS.advance(tx, effect, moves, false).await
 }
 
 /// An event that is taken in.
@@ -279,16 +175,5 @@ pub(in crate::effect) async fn record_error(
     claim: &Checkpoint,
     error: &str,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "UPDATE millrace_effects.checkpoints SET error = $5, error_at = now()
-         WHERE effect = $1 AND topic = $2 AND partition = $3 AND epoch = $4",
-    )
-    .bind(effect)
-    .bind(&claim.topic)
-    .bind(claim.partition)
-    .bind(claim.epoch)
-    .bind(error.replace('\0', "\u{fffd}"))
-    .execute(conn)
-    .await?;
-    Ok(())
+    EFFECTS.record_error(conn, effect, claim, error).await
 }
