@@ -51,12 +51,10 @@ pub(super) fn in_source() -> Result<Vec<String>> {
         }
     }
     points.retain(|point| !point.starts_with("sabotage."));
-    // Last what needs a partner that is not armed itself.
-    let last = |point: &str| {
-        point.starts_with("rebuild.")
-            || ["effect.after-uncertain", "inbox.after-commit"].contains(&point)
-    };
-    points.sort_by_key(|point| (last(point), point.clone()));
+    points.sort_by_key(|point| {
+        let last = point.starts_with("rebuild.") || needs_partner(point);
+        (last, point.clone())
+    });
     points.dedup();
     for (point, _) in NOT_YET {
         ensure!(
@@ -97,6 +95,20 @@ pub(super) fn role(point: &str) -> Result<Role> {
     }
 }
 
+/// Points that only the other member can bring about, by standing still or by ending: it must not be armed itself.
+fn needs_partner(point: &str) -> bool {
+    ["effect.after-uncertain", "inbox.after-commit"].contains(&point)
+}
+
+/// The next point for a member; none while the partner that it needs is armed. That one takes it when its own has fired:
+/// armed both, each would wait for the other.
+fn next_point(waiting: &mut VecDeque<String>, partner_is_armed: bool) -> Option<String> {
+    if partner_is_armed && needs_partner(waiting.front()?) {
+        return None;
+    }
+    waiting.pop_front()
+}
+
 /// Starts the members of one role, each armed with the next point as soon as the last one has fired, until all have.
 pub(super) async fn fire_all(
     members: &mut [Member; 2],
@@ -104,12 +116,15 @@ pub(super) async fn fire_all(
     world: &World<'_>,
 ) -> Result<()> {
     let mut waiting: VecDeque<String> = points.iter().cloned().collect();
-    for member in members.iter_mut() {
-        member.start(waiting.pop_front())?;
+    for index in 0..2 {
+        let partner_is_armed = members[1 - index].armed.is_some();
+        members[index].start(next_point(&mut waiting, partner_is_armed))?;
     }
     let mut nudged = Instant::now();
     loop {
-        for member in members.iter_mut() {
+        for index in 0..2 {
+            let partner_is_armed = members[1 - index].armed.is_some();
+            let member = &mut members[index];
             match member.ended()? {
                 None => {}
                 Some(Ended::Fired(point)) => {
@@ -118,7 +133,7 @@ pub(super) async fn fire_all(
                         member.name,
                         member.since.elapsed().as_secs_f32()
                     );
-                    member.start(waiting.pop_front())?;
+                    member.start(next_point(&mut waiting, partner_is_armed))?;
                     nudged = Instant::now();
                 }
                 Some(Ended::ByItself(how)) => bail!(how),
@@ -128,14 +143,12 @@ pub(super) async fn fire_all(
             .filter_map(|index| Some((index, members[index].armed.clone()?)))
             .collect();
         if armed.is_empty() {
-            for member in members.iter_mut().filter(|member| member.stopped) {
-                member.signal("CONT")?;
-            }
-            return Ok(());
+            return wake(members);
         }
         for (index, point) in &armed {
             if members[*index].since.elapsed() > FIRES_WITHIN {
                 println!("{}", world.oracle.state_of_views().await);
+                wake(members)?;
                 bail!(
                     "{point} did not fire in {} within {FIRES_WITHIN:?}",
                     members[*index].name
@@ -152,6 +165,12 @@ pub(super) async fn fire_all(
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Lets those go on that a nudge had stopped.
+fn wake(members: &mut [Member; 2]) -> Result<()> {
+    let stopped = members.iter_mut().filter(|member| member.stopped);
+    stopped.map(|member| member.signal("CONT")).collect()
 }
 
 /// What a nudge works on.
