@@ -15,6 +15,7 @@ pub mod command;
 pub mod config;
 pub mod effect;
 pub mod event;
+mod failing;
 pub mod http;
 pub mod journal;
 pub mod json;

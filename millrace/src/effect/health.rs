@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::failing::Failing;
 
 /// What an effect tells about itself; written by its loops, read by anyone.
 #[derive(Debug, Default)]
@@ -11,7 +13,7 @@ pub(super) struct Health(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    failing: Option<(Instant, String)>,
+    failing: Failing,
     stopped: BTreeMap<(String, i32), String>,
     report: HealthReport,
 }
@@ -51,12 +53,11 @@ impl Health {
     /// How it is; what fails for less than `grace` is not unhealthy yet.
     pub(super) fn report(&self, grace: Duration) -> HealthReport {
         let state = self.state();
-        let failing = state.failing.as_ref();
-        let overdue = failing.is_some_and(|(since, _)| since.elapsed() >= grace);
+        let overdue = state.failing.is_overdue(grace);
+        let failing = state.failing.error().map(str::to_owned);
         HealthReport {
             healthy: !overdue && state.stopped.is_empty(),
             errors: failing
-                .map(|(_, error)| error.clone())
                 .into_iter()
                 .chain(state.stopped.values().cloned())
                 .collect(),
@@ -65,19 +66,15 @@ impl Health {
     }
 
     pub(super) fn failed(&self, error: String) {
-        let mut state = self.state();
-        match &mut state.failing {
-            Some((_, last)) => *last = error,
-            None => state.failing = Some((Instant::now(), error)),
-        }
+        self.state().failing.failed(error);
     }
 
     pub(super) fn recovered(&self) {
-        self.state().failing = None;
+        self.state().failing.recovered();
     }
 
     pub(super) fn is_failing(&self) -> bool {
-        self.state().failing.is_some()
+        self.state().failing.is_failing()
     }
 
     pub(super) fn stopped(&self, key: (String, i32), reason: String) {
@@ -98,7 +95,7 @@ impl Health {
 
     pub(super) fn claimed(&self, rows: u64) {
         let mut state = self.state();
-        state.failing = None;
+        state.failing.recovered();
         state.report.claimed += rows;
     }
 

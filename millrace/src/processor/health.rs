@@ -1,9 +1,10 @@
 //! Whether a processor gets on: unhealthy is one that is behind and makes no progress.
 
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::engine::Step;
+use crate::failing::Failing;
 
 /// What a processor tells about itself; written by its thread, read by anyone.
 #[derive(Debug, Default)]
@@ -12,7 +13,7 @@ pub(super) struct Health(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     /// What fails now, and since when; cleared by progress, or when there is none to make and Kafka answers.
-    failing: Option<(Instant, String)>,
+    failing: Failing,
     last_error: Option<String>,
     partitions: usize,
     waiting: usize,
@@ -60,13 +61,9 @@ impl Health {
     /// How it is; what fails for less than `grace` is not unhealthy yet.
     pub(super) fn report(&self, name: &str, grace: Duration) -> ProcessorReport {
         let state = self.state();
-        let overdue = state
-            .failing
-            .as_ref()
-            .is_some_and(|(since, _)| since.elapsed() >= grace);
         ProcessorReport {
             name: name.to_owned(),
-            healthy: !overdue,
+            healthy: !state.failing.is_overdue(grace),
             partitions: state.partitions,
             waiting: state.waiting,
             blocked_keys: state.blocked_keys,
@@ -74,7 +71,7 @@ impl Health {
             emitted: state.emitted,
             dead_letters: state.dead_letters,
             transactions: state.transactions,
-            error: state.failing.as_ref().map(|(_, error)| error.clone()),
+            error: state.failing.error().map(str::to_owned),
             last_error: state.last_error.clone(),
         }
     }
@@ -82,24 +79,21 @@ impl Health {
     pub(super) fn failed(&self, error: String) {
         let mut state = self.state();
         state.last_error = Some(error.clone());
-        match &mut state.failing {
-            Some((_, last)) => *last = error,
-            None => state.failing = Some((Instant::now(), error)),
-        }
+        state.failing.failed(error);
     }
 
     pub(super) fn recovered(&self) {
-        self.state().failing = None;
+        self.state().failing.recovered();
     }
 
     pub(super) fn is_failing(&self) -> bool {
-        self.state().failing.is_some()
+        self.state().failing.is_failing()
     }
 
     /// A step is committed. Events that are tried again do not count as a failure of the processor before their last try.
     pub(super) fn committed(&self, step: &Step) {
         let mut state = self.state();
-        state.failing = None;
+        state.failing.recovered();
         state.transactions += 1;
         state.handled += step.handled as u64;
         state.emitted += step.emitted as u64;

@@ -169,8 +169,8 @@ pub(super) async fn fire_all(
 
 /// Lets those go on that a nudge had stopped.
 fn wake(members: &mut [Member; 2]) -> Result<()> {
-    let stopped = members.iter_mut().filter(|member| member.stopped);
-    stopped.map(|member| member.signal("CONT")).collect()
+    let mut stopped = members.iter_mut().filter(|member| member.stopped);
+    stopped.try_for_each(|member| member.signal("CONT"))
 }
 
 /// What a nudge works on.

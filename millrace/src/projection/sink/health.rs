@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::failing::Failing;
 use crate::telemetry::consumers::Hung;
 
 /// What a sink tells about itself; written by its thread, read by anyone.
@@ -13,7 +14,7 @@ pub struct Health(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     /// What fails now, and since when; cleared by progress, or when there is none to make and both servers answer.
-    failing: Option<(Instant, String)>,
+    failing: Failing,
     /// Partitions that stand still until an operator acts.
     stopped: BTreeMap<(String, i32), String>,
     /// Partitions where a transaction of some producer hangs.
@@ -51,11 +52,8 @@ impl Health {
     /// How it is; what fails for less than `grace` is not unhealthy yet.
     pub fn report(&self, grace: Duration) -> HealthReport {
         let state = self.state();
-        let failing = state.failing.as_ref().map(|(_, error)| error.clone());
-        let overdue = state
-            .failing
-            .as_ref()
-            .is_some_and(|(since, _)| since.elapsed() >= grace);
+        let overdue = state.failing.is_overdue(grace);
+        let failing = state.failing.error().map(str::to_owned);
         HealthReport {
             healthy: !overdue && state.stopped.is_empty() && state.hung.is_empty(),
             paused: state.paused,
@@ -71,24 +69,20 @@ impl Health {
     }
 
     pub(super) fn failed(&self, error: String) {
-        let mut state = self.state();
-        match &mut state.failing {
-            Some((_, last)) => *last = error,
-            None => state.failing = Some((Instant::now(), error)),
-        }
+        self.state().failing.failed(error);
     }
 
     pub(super) fn recovered(&self) {
-        self.state().failing = None;
+        self.state().failing.recovered();
     }
 
     pub(super) fn is_failing(&self) -> bool {
-        self.state().failing.is_some()
+        self.state().failing.is_failing()
     }
 
     pub(super) fn wrote(&self, applied: usize) {
         let mut state = self.state();
-        state.failing = None;
+        state.failing.recovered();
         state.batches += 1;
         state.applied += applied as u64;
     }
