@@ -115,10 +115,14 @@ const TIMERS: &str = ", ended AS (
         WHEN EXISTS (SELECT FROM unnest($5::text[], $6::text[]) AS f (id, command_id)
                      WHERE f.id = t.aggregate_id AND f.command_id = t.command_id)
         THEN 'fired' ELSE 'cancelled' END
-    FROM unnest($19::text[], $20::text[]) AS c (id, name)
-    JOIN won ON won.aggregate_id = c.id
-    WHERE t.aggregate_type = $1 AND t.aggregate_id = c.id AND t.name = c.name
-      AND t.state = 'pending'
+    WHERE t.timer_id = ANY (ARRAY(
+        SELECT p.timer_id FROM unnest($19::text[], $20::text[]) AS c (id, name)
+        JOIN won ON won.aggregate_id = c.id, LATERAL (
+            SELECT timer_id FROM millrace.timers
+            WHERE aggregate_type = $1 AND aggregate_id = c.id AND name = c.name AND state = 'pending'
+            ORDER BY timer_id
+        ) AS p
+    )) AND t.state = 'pending'
 ), set_timers AS (
     INSERT INTO millrace.timers
         (timer_id, aggregate_type, aggregate_id, name, due_at, command_type, command_id, payload, headers)
@@ -310,8 +314,10 @@ pub(crate) async fn confirm(
              WITH ORDINALITY
              AS a (id, version, command_id, command_type, hash, after, rejection, ord)
          ), standing AS (
-             SELECT a.* FROM asked a
-             LEFT JOIN millrace.streams s ON s.aggregate_type = $1 AND s.aggregate_id = a.id
+             SELECT a.* FROM asked a LEFT JOIN LATERAL (
+                 SELECT version FROM millrace.streams
+                 WHERE aggregate_type = $1 AND aggregate_id = a.id LIMIT 1
+             ) AS s ON true
              WHERE a.version IS NULL OR a.version = coalesce(s.version, 0)
          ), kept AS (
              INSERT INTO millrace.commands (aggregate_type, aggregate_id, command_id, command_type,

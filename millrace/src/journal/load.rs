@@ -88,9 +88,11 @@ pub(crate) async fn outcomes(
     }
     let rows: Vec<Outcome> = sqlx::query_as(
         "SELECT c.aggregate_id, c.command_id, c.data_hash, c.version, c.events, c.rejection
-         FROM unnest($2::text[], $3::text[]) AS k (aggregate_id, command_id)
-         JOIN millrace.commands c ON c.aggregate_type = $1
-          AND c.aggregate_id = k.aggregate_id AND c.command_id = k.command_id",
+         FROM unnest($2::text[], $3::text[]) AS k (aggregate_id, command_id), LATERAL (
+             SELECT * FROM millrace.commands c
+             WHERE c.aggregate_type = $1 AND c.aggregate_id = k.aggregate_id AND c.command_id = k.command_id
+             LIMIT 1
+         ) AS c",
     )
     .bind(aggregate_type)
     .bind(keys.iter().map(|key| key.0).collect::<Vec<_>>())
@@ -128,10 +130,13 @@ pub(crate) async fn aggregates<A: Aggregate>(
 ) -> Result<HashMap<String, Loaded<A>>, LoadError> {
     let rows: Vec<SnapshotRow> = sqlx::query_as(
         "SELECT s.aggregate_id, n.sequence, n.state
-         FROM millrace.streams s
-         LEFT JOIN millrace.snapshots n
-           ON n.aggregate_type = s.aggregate_type AND n.aggregate_id = s.aggregate_id AND n.shape = $3
-         WHERE s.aggregate_type = $1 AND s.aggregate_id = ANY ($2)",
+         FROM unnest($2::text[]) AS i (id), LATERAL (
+             SELECT aggregate_id FROM millrace.streams
+             WHERE aggregate_type = $1 AND aggregate_id = i.id LIMIT 1
+         ) AS s LEFT JOIN LATERAL (
+             SELECT sequence, state FROM millrace.snapshots
+             WHERE aggregate_type = $1 AND aggregate_id = i.id AND shape = $3 LIMIT 1
+         ) AS n ON true",
     )
     .bind(aggregate_type)
     .bind(ids)
@@ -177,9 +182,11 @@ async fn replay<A: Aggregate>(
 ) -> Result<(), LoadError> {
     let events: Vec<EventRow> = sqlx::query_as(
         "SELECT e.aggregate_id, e.sequence, e.payload
-         FROM unnest($2::text[], $3::bigint[]) AS a (id, after)
-         JOIN millrace.events e
-           ON e.aggregate_type = $1 AND e.aggregate_id = a.id AND e.sequence > a.after
+         FROM unnest($2::text[], $3::bigint[]) AS a (id, after), LATERAL (
+             SELECT aggregate_id, sequence, payload FROM millrace.events
+             WHERE aggregate_type = $1 AND aggregate_id = a.id AND sequence > a.after
+             ORDER BY sequence
+         ) AS e
          ORDER BY e.aggregate_id, e.sequence",
     )
     .bind(aggregate_type)
@@ -240,9 +247,11 @@ pub(crate) async fn ranges(
     sqlx::query_as(
         "SELECT e.aggregate_id, e.sequence, e.event_id, e.event_type, e.generation,
                 e.xid::text::bigint AS xid, e.position
-         FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS r (id, first, last)
-         JOIN millrace.events e ON e.aggregate_type = $1 AND e.aggregate_id = r.id
-          AND e.sequence BETWEEN r.first AND r.last
+         FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS r (id, first, last), LATERAL (
+             SELECT * FROM millrace.events
+             WHERE aggregate_type = $1 AND aggregate_id = r.id AND sequence BETWEEN r.first AND r.last
+             ORDER BY sequence
+         ) AS e
          ORDER BY e.aggregate_id, e.sequence",
     )
     .bind(aggregate_type)

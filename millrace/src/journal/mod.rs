@@ -81,12 +81,21 @@ impl Journal {
         let options = self
             .options
             .clone()
-            .application_name("millrace-journal-writer");
+            .application_name("millrace-journal-writer")
+            .options(BY_KEY);
         tokio::time::timeout(Duration::from_secs(5), PgConnection::connect_with(&options))
             .await
             .unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 }
+
+/// A writer looks everything up by key. Before the first ANALYZE of a new journal the planner takes its tables for a page or two and
+/// reads them whole, each time; so it may not, and the statements keep look-ups apart by LATERAL, which no join order undoes.
+const BY_KEY: [(&str, &str); 3] = [
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("jit", "off"),
+];
 
 /// Connections of a role that only reads the journal, which need not be there.
 pub fn reader(config: &JournalConfig) -> Result<PgPool, JournalError> {
