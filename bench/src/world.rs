@@ -10,6 +10,7 @@ use millrace::config::{JournalConfig, KafkaConfig, Registration, RegistryConfig,
 use millrace::journal::Journal;
 use millrace::log::topics::{self, Kind, Topic};
 use millrace::registry::Registry;
+use rdkafka::message::OwnedHeaders;
 use sqlx::{Connection, PgConnection};
 use tests::servers::Servers;
 use tokio::sync::{Notify, OnceCell};
@@ -17,6 +18,10 @@ use uuid::Uuid;
 
 use crate::cpu::CpuMeter;
 use crate::filled::Filled;
+use crate::raw::{self, Prepared};
+
+const WARM_TRANSACTIONS: usize = 4_000;
+const WARM_RECORDS: usize = 10;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +60,7 @@ pub(crate) struct World {
     postgres_pid: u32,
     kafka_pid: u32,
     filled: OnceCell<Filled>,
+    warm: OnceCell<()>,
 }
 
 impl World {
@@ -76,6 +82,7 @@ impl World {
             postgres_pid: pid("postgres")?,
             kafka_pid: pid("kafka")?,
             filled: OnceCell::new(),
+            warm: OnceCell::new(),
             servers,
         })
     }
@@ -125,6 +132,25 @@ impl World {
         };
         topics::ensure(&self.kafka, &[topic]).await?;
         Ok(name)
+    }
+
+    /// Sends a few thousand small transactions, once: a broker that has just begun compiles its own code meanwhile, which on two
+    /// cores takes as long as what is measured.
+    pub(crate) async fn warm_broker(&self) -> Result<()> {
+        let warm = async || {
+            let topic = self.new_topic("warm").await?;
+            let kafka = self.kafka.clone();
+            let records = (0..WARM_TRANSACTIONS * WARM_RECORDS).map(|number| Prepared {
+                key: number.to_string(),
+                payload: vec![7; 200],
+                headers: OwnedHeaders::new(),
+            });
+            let records = records.collect();
+            let produced = move || raw::produce(&kafka, &topic, records, WARM_RECORDS);
+            tokio::task::spawn_blocking(produced).await??;
+            Ok(())
+        };
+        self.warm.get_or_try_init(warm).await.copied()
     }
 
     /// A topic of orders' events, filled once.

@@ -43,6 +43,7 @@ pub(crate) async fn run(world: &World, rate: u32) -> Result<Vec<Figure>> {
         count: count as usize,
         every: Duration::from_secs(1) / rate,
     };
+    world.warm_broker().await?;
     let (raw_in_kafka, raw_stored) = ceiling(world, &pace).await?;
     let producer = Role::start(world, "producer").await?;
     let projections = Role::start(world, "projections").await?;
@@ -160,6 +161,10 @@ async fn watch_rows(
     mut arriving: mpsc::UnboundedReceiver<(String, Instant)>,
 ) -> Result<(Seen, Seen)> {
     let mut connection = PgConnection::connect(&url).await?;
+    // Looks are cheap only by key and with one plan for all of them.
+    sqlx::raw_sql("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off")
+        .execute(&mut connection)
+        .await?;
     let (mut acknowledged, mut seen) = (Seen::with_capacity(count), Seen::with_capacity(count));
     let mut missing: HashSet<String> = HashSet::new();
     let mut heard = Instant::now();

@@ -35,7 +35,9 @@ use crate::log::Key;
 use crate::log::client;
 use crate::log::consumer::{self, Context, GroupConsumer, KAFKA_TIMEOUT, Member, Polled};
 use crate::log::read::{PartitionReader, ReadError};
-use crate::log::transaction::{ToProduce, TransactionError, TransactionalProducer};
+use crate::log::transaction::{
+    MESSAGE_MAX_BYTES, ToProduce, TransactionError, TransactionalProducer,
+};
 use crate::projection::{Decoder, Start};
 
 /// How often requests and partitions that wait to be taken are looked at.
@@ -99,6 +101,9 @@ pub enum ProcessorError {
     /// A transaction.
     #[error("transaction: {0}")]
     Transaction(#[from] TransactionError),
+    /// The group gave the partitions to someone else, or is about to.
+    #[error("the group's assignment was lost")]
+    AssignmentLost,
     /// Blocks or dead letters could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -377,7 +382,7 @@ fn session(core: &Arc<Core>) -> Result<(), ProcessorError> {
         state.heard.clear();
         state.reader = None;
     }
-    let producer = TransactionalProducer::start(&core.config.kafka, &core.transactional_id)?;
+    let producer = producer(core)?;
     crash_point("processor.after-init");
     // A processor whose offsets the log no longer holds goes on with the oldest event that it does hold.
     let consumer: GroupConsumer<Core> =
@@ -401,6 +406,14 @@ fn session(core: &Arc<Core>) -> Result<(), ProcessorError> {
         session.turn()?;
     }
     Ok(())
+}
+
+fn producer(core: &Core) -> Result<TransactionalProducer, TransactionError> {
+    TransactionalProducer::start(
+        &core.config.kafka,
+        &core.transactional_id,
+        Some(MESSAGE_MAX_BYTES),
+    )
 }
 
 struct Session<'c> {
@@ -589,27 +602,18 @@ impl Session<'_> {
     }
 
     /// Records and offsets, in one transaction.
-    fn transact(&self, step: &Step) -> Result<(), TransactionError> {
+    fn transact(&self, step: &Step) -> Result<(), ProcessorError> {
         let (Some(producer), Some(generation)) = (&self.producer, &self.generation) else {
-            return Err(TransactionError::AssignmentLost);
+            return Err(ProcessorError::AssignmentLost);
         };
         let mut offsets = TopicPartitionList::new();
         for ((topic, partition), (epoch, next)) in &step.offsets {
-            consumer::add_commit(&mut offsets, (topic, *partition), *epoch, *next).map_err(
-                |source| TransactionError::Kafka {
-                    doing: "listing offsets",
-                    source,
-                },
-            )?;
+            consumer::add_commit(&mut offsets, (topic, *partition), *epoch, *next)?;
         }
         crash_point("processor.before-begin");
         let outside = offsets_outside();
         if outside {
-            let committed = self.consumer.commit(&offsets, CommitMode::Sync);
-            committed.map_err(|source| TransactionError::Kafka {
-                doing: "committing offsets",
-                source,
-            })?;
+            self.consumer.commit(&offsets, CommitMode::Sync)?;
         }
         producer.begin()?;
         for one in &step.outgoing {
@@ -624,7 +628,7 @@ impl Session<'_> {
         producer.drain()?;
         crash_point("processor.after-produce");
         if self.consumer.assignment_lost() {
-            return Err(TransactionError::AssignmentLost);
+            return Err(ProcessorError::AssignmentLost);
         }
         if !outside {
             producer.send_offsets(&offsets, generation)?;
@@ -652,7 +656,7 @@ impl Session<'_> {
     /// A new producer ends what the old one left open; then the partitions are taken again.
     fn rebuild(&mut self) -> Result<(), ProcessorError> {
         let core = self.core;
-        match TransactionalProducer::start(&core.config.kafka, &core.transactional_id) {
+        match producer(core) {
             Ok(producer) => self.producer = Some(producer),
             Err(error) => {
                 core.failed(error.to_string());

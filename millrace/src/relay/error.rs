@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use crate::lease::LeaseError;
 use crate::log::topics::TopicError;
+use crate::log::transaction::TransactionError;
 use crate::position::JournalPosition;
 
 /// The runbook for every case in which journal and topics do not belong together.
@@ -136,6 +137,22 @@ pub enum RelayError {
         /// Size of its payload.
         bytes: usize,
     },
+}
+
+impl From<TransactionError> for RelayError {
+    fn from(error: TransactionError) -> Self {
+        match error {
+            TransactionError::Kafka { doing, source } => Self::Kafka { doing, source },
+            TransactionError::Undelivered { failed, first } => Self::Undelivered { failed, first },
+            TransactionError::TooLarge(refused) => Self::EventTooLarge {
+                topic: refused.topic,
+                aggregate_id: refused.key,
+                event_id: refused.event_id.unwrap_or_default(),
+                bytes: refused.bytes,
+            },
+            TransactionError::Thread(error) => Self::Thread(error.to_string()),
+        }
+    }
 }
 
 impl RelayError {

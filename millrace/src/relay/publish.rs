@@ -5,92 +5,18 @@
 //! and only a new producer's `init_transactions` followed by reading the position settles it.
 
 use std::fmt::Write as _;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
-use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::BaseRecord;
 use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::config::KafkaConfig;
-use crate::log::client::{self, TRANSACTION_TIMEOUT};
 use crate::log::headers;
-use crate::log::watchdog::Watchdog;
+use crate::log::transaction::{TransactionError, TransactionalProducer};
 use crate::relay::RelayError;
 use crate::relay::position::{KEY, PositionRecord};
 use crate::relay::read::JournalEvent;
-
-/// Counts what was not delivered; a transaction with one such record is not committed.
-#[derive(Default)]
-struct Deliveries {
-    failed: AtomicU64,
-    first: Mutex<Option<String>>,
-    too_large: Mutex<Option<TooLarge>>,
-    fatal: AtomicBool,
-}
-
-/// The largest event of a batch that the broker refused for its size.
-struct TooLarge {
-    topic: String,
-    aggregate_id: String,
-    event_id: Uuid,
-    bytes: usize,
-}
-
-impl Deliveries {
-    /// The broker refuses whole batches; the event to look at is the largest.
-    fn refused_for_size(&self, record: &BorrowedMessage<'_>) {
-        let bytes = record.payload_len();
-        let Ok((_, metadata)) = headers::read(record) else {
-            return; // A position record: it has no headers and is never large.
-        };
-        let mut largest = self
-            .too_large
-            .lock()
-            .expect("no thread panics while it holds this");
-        if largest.as_ref().is_none_or(|largest| largest.bytes < bytes) {
-            *largest = Some(TooLarge {
-                topic: record.topic().to_owned(),
-                aggregate_id: String::from_utf8_lossy(record.key().unwrap_or_default())
-                    .into_owned(),
-                event_id: metadata.event_id,
-                bytes,
-            });
-        }
-    }
-}
-
-impl ClientContext for Deliveries {
-    fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            self.fatal.store(true, Ordering::Release);
-        }
-        tracing::warn!(%error, reason, "kafka producer of the relay");
-    }
-}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, record)) = result {
-            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
-                self.refused_for_size(record);
-            }
-            self.failed.fetch_add(1, Ordering::AcqRel);
-            let mut first = self
-                .first
-                .lock()
-                .expect("no thread panics while it holds this");
-            first.get_or_insert_with(|| error.to_string());
-        }
-    }
-}
 
 /// Where a publisher writes.
 #[derive(Debug, Clone)]
@@ -103,9 +29,8 @@ pub struct PublisherConfig {
 
 /// A transactional producer that has fenced its predecessors.
 pub struct Publisher {
-    producer: BaseProducer<Deliveries>,
+    producer: TransactionalProducer,
     config: PublisherConfig,
-    watchdog: Watchdog,
     text: Text,
 }
 
@@ -129,24 +54,12 @@ struct Further {
     traceparent: Option<String>,
 }
 
-fn kafka(doing: &'static str) -> impl Fn(KafkaError) -> RelayError {
-    move |source| RelayError::Kafka { doing, source }
-}
-
 impl Publisher {
     /// Builds a producer and ends whatever its predecessor left open; from then on the predecessor is fenced.
     pub fn start(kafka_config: &KafkaConfig, config: PublisherConfig) -> Result<Self, RelayError> {
-        let client = client::transactional_producer(kafka_config, &config.transactional_id);
-        let producer = BaseProducer::from_config_and_context(&client, Deliveries::default())
-            .map_err(kafka("building the producer"))?;
-        let watchdog = Watchdog::start().map_err(|error| RelayError::Thread(error.to_string()))?;
-        watchdog
-            .watch(|| producer.init_transactions(TRANSACTION_TIMEOUT))
-            .map_err(kafka("init_transactions"))?;
         Ok(Self {
-            producer,
+            producer: TransactionalProducer::start(kafka_config, &config.transactional_id, None)?,
             config,
-            watchdog,
             text: Text::default(),
         })
     }
@@ -158,7 +71,7 @@ impl Publisher {
         position: &PositionRecord,
     ) -> Result<(), RelayError> {
         crash_point!("relay.before-begin");
-        self.begin()?;
+        self.producer.begin()?;
         for event in events {
             self.send_event(event, position.journal)?;
         }
@@ -167,131 +80,50 @@ impl Publisher {
             self.send_position(position)?;
         }
         crash_point!("relay.after-position");
-        self.drain()
+        Ok(self.producer.drain()?)
     }
 
     /// Commits what was staged. An error means that the outcome is unknown.
     pub fn commit(&mut self, position: &PositionRecord) -> Result<(), RelayError> {
         crash_point!("relay.before-commit");
-        self.end()?;
+        self.producer.commit()?;
         crash_point!("relay.after-commit");
         if position_outside() {
-            self.begin()?;
+            self.producer.begin()?;
             self.send_position(position)?;
-            self.drain()?;
-            self.end()?;
+            self.producer.drain()?;
+            self.producer.commit()?;
         }
         Ok(())
     }
 
     /// Serves the client while there is nothing to publish; an error if it can never publish again.
     pub fn idle(&self) -> Result<(), RelayError> {
-        self.producer.poll(Duration::ZERO);
-        match self.producer.client().fatal_error() {
-            Some((code, _)) => Err(kafka("idling")(KafkaError::Global(code))),
-            None if self.producer.context().fatal.load(Ordering::Acquire) => {
-                Err(kafka("idling")(KafkaError::Global(RDKafkaErrorCode::Fatal)))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn begin(&self) -> Result<(), RelayError> {
-        self.watchdog
-            .watch(|| self.producer.begin_transaction())
-            .map_err(kafka("begin_transaction"))
-    }
-
-    /// Must follow `drain`: with anything in flight, rust-rdkafka polls in steps of 100 ms here.
-    fn end(&self) -> Result<(), RelayError> {
-        self.watchdog
-            .watch(|| self.producer.commit_transaction(TRANSACTION_TIMEOUT))
-            .map_err(kafka("commit_transaction"))
-    }
-
-    /// Waits for every delivery report; `message.timeout.ms` bounds it.
-    fn drain(&self) -> Result<(), RelayError> {
-        self.watchdog.watch(|| {
-            while self.producer.in_flight_count() > 0 {
-                self.producer.poll(Duration::from_micros(200));
-            }
-        });
-        let context = self.producer.context();
-        let failed = context.failed.load(Ordering::Acquire);
-        if failed == 0 {
-            return Ok(());
-        }
-        let too_large = context
-            .too_large
-            .lock()
-            .expect("no thread panics while it holds this")
-            .take();
-        if let Some(event) = too_large {
-            return Err(RelayError::EventTooLarge {
-                topic: event.topic,
-                aggregate_id: event.aggregate_id,
-                event_id: event.event_id,
-                bytes: event.bytes,
-            });
-        }
-        let first = context
-            .first
-            .lock()
-            .expect("no thread panics while it holds this");
-        Err(RelayError::Undelivered {
-            failed,
-            first: first.clone().unwrap_or_default(),
-        })
+        Ok(self.producer.idle()?)
     }
 
     fn send_position(&self, position: &PositionRecord) -> Result<(), RelayError> {
         let value = serde_json::to_vec(position).expect("plain fields always serialise");
-        self.send(
-            BaseRecord::to(&self.config.position_topic)
-                .partition(0)
-                .key(KEY.as_bytes())
-                .payload(value.as_slice()),
-        )
+        let record = BaseRecord::to(&self.config.position_topic)
+            .partition(0)
+            .key(KEY.as_bytes())
+            .payload(value.as_slice());
+        Ok(self.producer.produce(record)?)
     }
 
     fn send_event(&mut self, event: &JournalEvent, journal: Uuid) -> Result<(), RelayError> {
         let headers = self.text.headers(event, journal);
-        let sent = self.send(
-            BaseRecord::to(&event.kind.topic)
-                .key(event.aggregate_id.as_bytes())
-                .payload(event.payload.as_slice())
-                .headers(headers),
-        );
-        match sent {
-            Err(RelayError::Kafka {
-                source: KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge),
-                ..
-            }) => Err(RelayError::EventTooLarge {
-                topic: event.kind.topic.clone(),
-                aggregate_id: event.aggregate_id.clone(),
-                event_id: event.event_id,
-                bytes: event.payload.len(),
-            }),
-            other => other,
-        }
-    }
-
-    /// Hands one record to the client; while its queue is full, waits for deliveries.
-    fn send(&self, record: BaseRecord<'_, [u8], [u8]>) -> Result<(), RelayError> {
-        let deadline = Instant::now() + TRANSACTION_TIMEOUT;
-        let mut record = record;
-        loop {
-            match self.producer.send(record) {
-                Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
-                    if Instant::now() < deadline =>
-                {
-                    record = back;
-                    self.producer.poll(Duration::from_millis(1));
-                }
-                Err((error, _)) => return Err(kafka("producing")(error)),
+        let record = BaseRecord::to(&event.kind.topic)
+            .key(event.aggregate_id.as_bytes())
+            .payload(event.payload.as_slice())
+            .headers(headers);
+        self.producer.produce(record).map_err(|error| match error {
+            TransactionError::TooLarge(mut refused) => {
+                refused.event_id = Some(event.event_id);
+                TransactionError::TooLarge(refused).into()
             }
-        }
+            other => other.into(),
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
 
 use crate::config::ViewsConfig;
+use crate::journal::BY_KEY;
 
 /// Longest that any step may take: a server that vanished without a word must not hold the thread for ever.
 pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -33,6 +34,7 @@ pub(crate) fn options(
     Ok(
         PgConnectOptions::from_str(config.views_database_url.expose())?
             .application_name(name)
+            .options(BY_KEY)
             .options([
                 ("lock_timeout", "10s"),
                 ("statement_timeout", "50s"),

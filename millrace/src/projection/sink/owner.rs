@@ -127,6 +127,7 @@ impl Session<'_> {
         self.claim_waiting()?;
         self.requests()?;
         self.note_hung()?;
+        self.commit_to_kafka();
         self.recover();
         Ok(false)
     }
