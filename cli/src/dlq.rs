@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// Between two looks at a request.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// List dead letters of processors, look at them, or run those of a key again.
+/// List dead letters of processors, look at them, run those of a key again, or give one up.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -52,15 +52,27 @@ enum Action {
         #[arg(long, default_value_t = 30)]
         timeout_s: u64,
     },
+    /// Give up the first waiting letter of a key, which no change of code will mend, and run those behind it.
+    Skip {
+        /// The processor.
+        processor: String,
+        /// The key as `list` shows it.
+        key: String,
+        /// The letter's offset as `list` shows it.
+        offset: i64,
+        /// How long to wait for the partition's owner, in seconds.
+        #[arg(long, default_value_t = 30)]
+        timeout_s: u64,
+    },
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let topology = processors::topology();
     let named = match &args.action {
         Action::List { processor, .. } => processor.as_deref(),
-        Action::Show { processor, .. } | Action::Redrive { processor, .. } => {
-            Some(processor.as_str())
-        }
+        Action::Show { processor, .. }
+        | Action::Redrive { processor, .. }
+        | Action::Skip { processor, .. } => Some(processor.as_str()),
     };
     let handlers: Vec<Arc<dyn Handler>> = topology
         .handlers()
@@ -80,7 +92,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     tokio::task::block_in_place(|| match &args.action {
         Action::List { all, .. } => list(&args, &handlers, *all),
         Action::Show { key, .. } => show(&args, &*handlers[0], key),
-        Action::Redrive { key, timeout_s, .. } => redrive(&args, &*handlers[0], key, *timeout_s),
+        Action::Redrive { key, timeout_s, .. } => {
+            redrive(&args, &*handlers[0], (key, None), *timeout_s)
+        }
+        Action::Skip {
+            key,
+            offset,
+            timeout_s,
+            ..
+        } => redrive(&args, &*handlers[0], (key, Some(*offset)), *timeout_s),
     })
 }
 
@@ -178,10 +198,10 @@ fn show(args: &Args, handler: &dyn Handler, key: &str) -> anyhow::Result<ExitCod
 fn redrive(
     args: &Args,
     handler: &dyn Handler,
-    key: &str,
+    (key, skip): (&str, Option<i64>),
     timeout_s: u64,
 ) -> anyhow::Result<ExitCode> {
-    let asked = ops::redrive(&args.kafka, handler, key)?;
+    let asked = ops::redrive(&args.kafka, handler, key, skip)?;
     let until = Instant::now() + Duration::from_secs(timeout_s);
     let left = loop {
         match ops::is_done(&args.kafka, handler, &asked) {
@@ -226,6 +246,7 @@ fn state(letter: &Letter) -> &'static str {
         State::Open => "open",
         State::Redriven => "redriven",
         State::Superseded => "superseded",
+        State::Skipped => "skipped",
     }
 }
 

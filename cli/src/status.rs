@@ -315,7 +315,7 @@ impl Status {
             }
             for block in &status.blocks {
                 self.problems.push(format!(
-                    "processor {name} has dead letters of {} since {}: {}; `millrace dlq show {name} {}`, then `millrace dlq redrive {name} {}`",
+                    "processor {name} has dead letters of {} since {}: {}; `millrace dlq show {name} {}`, then `millrace dlq redrive {name} {}` or, to give it up, `millrace dlq skip`",
                     block.key,
                     block.since.format("%Y-%m-%d %H:%M:%SZ"),
                     block.reason,

@@ -1,6 +1,8 @@
 //! What the end-to-end suites stand on: real servers that a test starts for itself, and the stock Kafka tools beside them.
 
+pub mod event;
 pub mod hall;
 pub mod servers;
 pub mod stock;
 pub mod table;
+pub mod wait;

@@ -44,11 +44,14 @@ pub struct Block {
     pub holds_back: bool,
 }
 
-/// An operator's request to redrive a key.
+/// An operator's request to redrive a key, perhaps without its first letter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Request {
     /// Tells one request from the next.
     pub(crate) id: uuid::Uuid,
+    /// Source offset of the first waiting letter, which is given up instead of handled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) skip: Option<i64>,
 }
 
 /// The record that asks the partition's owner to redrive a key.

@@ -100,7 +100,8 @@ struct Partition {
     /// Nothing is tried before.
     due: Duration,
     blocks: BTreeMap<Vec<u8>, Block>,
-    requests: BTreeSet<Vec<u8>>,
+    /// By key; with the offset of the letter to give up, if one is.
+    requests: BTreeMap<Vec<u8>, Option<i64>>,
     dlq_end: i64,
 }
 
@@ -158,7 +159,7 @@ impl Engine {
             queue: VecDeque::new(),
             due: Duration::ZERO,
             blocks: BTreeMap::new(),
-            requests: BTreeSet::new(),
+            requests: BTreeMap::new(),
             dlq_end: claim.dlq_end,
         };
         for (name, value) in claim.blocked {
@@ -170,7 +171,7 @@ impl Engine {
             }
             match about {
                 About::Redrive => {
-                    partition.requests.insert(record_key);
+                    partition.requests.insert(record_key, skip_of(&value));
                 }
                 About::Block => match serde_json::from_slice(&value) {
                     Ok(block) => {
@@ -224,7 +225,7 @@ impl Engine {
         };
         if let Some(partition) = self.partitions.get_mut(&(topic, number)) {
             match value {
-                Some(_) => partition.requests.insert(record_key),
+                Some(value) => partition.requests.insert(record_key, skip_of(value)),
                 None => partition.requests.remove(&record_key),
             };
         }
@@ -393,7 +394,8 @@ impl Engine {
         self.partitions.iter().find_map(|(key, partition)| {
             let wanted = partition
                 .requests
-                .first()
+                .keys()
+                .next()
                 .filter(|_| partition.due <= now)?;
             let from = partition
                 .blocks
@@ -424,6 +426,19 @@ impl Engine {
             .filter(|one| *one.record.topic == *partition.topic)
             .collect();
         open.sort_by_key(|one| one.record.offset);
+        let skip = partition.requests.get(record_key).copied().flatten();
+        // Only the first: whoever asked saw it there, and has not judged another.
+        if let Some(offset) = skip
+            && open.first().is_some_and(|one| one.record.offset == offset)
+        {
+            open.remove(0);
+            step.outgoing.push(letter::mark(
+                &self.group,
+                at,
+                State::Skipped,
+                (offset, offset),
+            ));
+        }
         let mut left: Option<(i64, String)> = None;
         for one in &open {
             match self.run(&one.record, learn) {
@@ -538,13 +553,18 @@ impl Partition {
             if block.first < target {
                 block.last = target - 1;
                 self.blocks.insert(key.clone(), block);
-            } else if self.requests.remove(&key) {
+            } else if self.requests.remove(&key).is_some() {
                 self.opening
                     .push(About::Redrive.record::<Request>(group, at, None));
             }
             self.opening.push(self.block_record(group, &key));
         }
     }
+}
+
+/// The letter that a request gives up.
+fn skip_of(request: &[u8]) -> Option<i64> {
+    serde_json::from_slice::<Request>(request).ok()?.skip
 }
 
 /// A number in 0..1 that differs from record to record and try to try; nothing depends on its quality.

@@ -59,6 +59,20 @@ pub enum State {
     Redriven,
     /// The group was reset to before it, so it came again.
     Superseded,
+    /// An operator gave it up: it will not be handled.
+    Skipped,
+}
+
+impl State {
+    /// As it stands on a mark.
+    fn text(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Redriven => "redriven",
+            Self::Superseded => "superseded",
+            Self::Skipped => "skipped",
+        }
+    }
 }
 
 /// A dead letter.
@@ -119,12 +133,8 @@ pub(crate) fn mark(
     (from, to): (i64, i64),
 ) -> Outgoing {
     let mut headers = HeaderBlock::default();
-    let state = match state {
-        State::Superseded => "superseded",
-        State::Open | State::Redriven => "redriven",
-    };
     for (name, value) in [
-        (MARK, state),
+        (MARK, state.text()),
         (TOPIC, topic),
         (FROM, &from.to_string()),
         (TO, &to.to_string()),
@@ -169,11 +179,10 @@ pub(crate) fn fold(records: impl IntoIterator<Item = Record>) -> Vec<Letter> {
             if from > to {
                 continue;
             }
-            let state = if state == "superseded" {
-                State::Superseded
-            } else {
-                State::Redriven
-            };
+            let state = [State::Superseded, State::Skipped]
+                .into_iter()
+                .find(|known| known.text() == state)
+                .unwrap_or(State::Redriven);
             let range = (record.key.clone(), topic.clone(), from)..=(record.key.clone(), topic, to);
             let found: Vec<_> = open
                 .range(range)

@@ -29,6 +29,18 @@ pub enum OpsError {
     /// A topic of the processor was not read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// Only the letter at the head of a key can be given up.
+    #[error(
+        "the first dead letter of {key} that waits stands at offset {first}, not {offset}: look at it with `millrace dlq show` first"
+    )]
+    NotFirst {
+        /// The key.
+        key: String,
+        /// What was named.
+        offset: i64,
+        /// What waits.
+        first: i64,
+    },
     /// There is nothing to redrive.
     #[error(
         "{processor} has no dead letter with the key {key}: `millrace dlq list {processor}` shows those that it has"
@@ -198,7 +210,15 @@ pub struct Asked {
 }
 
 /// Asks the owner of a key's partition to redrive the key. Blocks the thread until the request is durable.
-pub fn redrive(kafka: &KafkaConfig, handler: &dyn Handler, key: &str) -> Result<Asked, OpsError> {
+///
+/// With `skip`, the source offset of the key's first waiting letter, that one is given up: it is marked and never handled, and
+/// what waits behind it is redriven.
+pub fn redrive(
+    kafka: &KafkaConfig,
+    handler: &dyn Handler,
+    key: &str,
+    skip: Option<i64>,
+) -> Result<Asked, OpsError> {
     let blocks = blocks(kafka, handler)?;
     let found = blocks
         .into_iter()
@@ -209,7 +229,17 @@ pub fn redrive(kafka: &KafkaConfig, handler: &dyn Handler, key: &str) -> Result<
             key: key.to_owned(),
         });
     };
-    let request = Request { id: Uuid::now_v7() };
+    if let Some(offset) = skip.filter(|offset| *offset != block.first) {
+        return Err(OpsError::NotFirst {
+            key: key.to_owned(),
+            offset,
+            first: block.first,
+        });
+    }
+    let request = Request {
+        id: Uuid::now_v7(),
+        skip,
+    };
     let at = (block.topic.as_str(), partition, raw.as_slice());
     let record = redrive_request(&handler.group(), at, &request);
     let producer: BaseProducer = client::producer(kafka, "redrive").create()?;

@@ -266,8 +266,9 @@ impl TopologyLog {
             .collect()
     }
 
-    /// Asks for a key to be redriven, as `millrace dlq redrive` does.
-    pub fn redrive(&mut self, processor: &str, key: &str) {
+    /// Asks for a key to be redriven, as `millrace dlq redrive` does; with `skip`, the source offset of its first waiting
+    /// letter, as `millrace dlq skip` does.
+    pub fn redrive(&mut self, processor: &str, key: &str, skip: Option<i64>) {
         let group = crate::processor::group(processor);
         let Some(member) = self
             .members
@@ -280,6 +281,7 @@ impl TopologyLog {
         let partition = partition_of(key, self.partitions);
         let request = Request {
             id: Uuid::from_u128(0),
+            skip,
         };
         self.append(redrive_request(
             &group,

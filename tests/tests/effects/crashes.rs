@@ -8,10 +8,11 @@ use millrace::effect::ops::{self, Settlement};
 use millrace::effect::{RuleName, dead_letters_topic};
 use tests::servers::Servers;
 use tests::stock;
+use tests::wait::eventually;
 
 use super::member::{At, Member};
 use super::receiver::Mode;
-use super::world::{World, eventually, quick};
+use super::world::{World, quick};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_between_call_and_record_each_rule_does_what_it_says() -> Result<()> {

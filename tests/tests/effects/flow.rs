@@ -6,9 +6,10 @@ use anyhow::Result;
 use millrace::effect::{RuleName, Start};
 use tests::servers::Servers;
 use tests::stock;
+use tests::wait::eventually;
 
 use super::receiver::Mode;
-use super::world::{World, eventually, quick};
+use super::world::{World, quick};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_is_called_once_in_order_and_its_outcome_comes_back_as_a_command() -> Result<()> {

@@ -9,7 +9,9 @@ use anyhow::{Context, Result, bail};
 use millrace::effect::{RuleName, effect};
 use serde::{Deserialize, Serialize};
 
-use super::world::{Post, World, eventually, kafka_config, quick, start};
+use tests::wait::eventually;
+
+use super::world::{Post, World, kafka_config, quick, start};
 
 const ENV: &str = "MILLRACE_EFFECT_MEMBER";
 

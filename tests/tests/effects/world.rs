@@ -1,12 +1,11 @@
 //! A topic, a database, a receiver and an effect of a test's own, on the shared servers.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use millrace::codec::{Codec, Schema, Writer};
+use millrace::codec::Codec;
 use millrace::config::{KafkaConfig, Properties, Secret, ViewsConfig};
 use millrace::effect::webhook::Webhook;
 use millrace::effect::{
@@ -18,12 +17,14 @@ use millrace::log::client;
 use millrace::projection::{Decoder, LearnError, SchemaSource};
 use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Header, Headers, OwnedHeaders};
+use rdkafka::message::Headers;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::{ClientConfig, Message};
 use sqlx::PgPool;
+use tests::event;
 use tests::hall::{HallEvent, HallSeatReleased, HallSeatReserved};
 use tests::servers::Servers;
+use tests::wait::eventually;
 use uuid::Uuid;
 
 use super::receiver::Receiver;
@@ -166,29 +167,12 @@ impl<'s> World<'s> {
         let sequence = *sequence;
         self.position += 1;
         let id = Uuid::now_v7();
-        let headers = [
-            ("ce_specversion", "1.0".to_owned()),
-            ("ce_id", id.to_string()),
-            ("ce_subject", hall.to_owned()),
-            ("ce_time", "2026-01-02T03:04:05.678901Z".to_owned()),
-            ("ce_sequence", sequence.to_string()),
-            ("ce_schemaversion", "1".to_owned()),
-            ("ce_correlationid", format!("corr-{hall}")),
-            ("millrace_position", format!("1:7:{}", self.position)),
-        ];
-        let mut owned = OwnedHeaders::new();
-        for (key, value) in &headers {
-            owned = owned.insert(Header {
-                key,
-                value: Some(value),
-            });
-        }
         self.producer
             .send(
                 BaseRecord::to(&self.topic)
                     .key(hall)
                     .payload(payload)
-                    .headers(owned),
+                    .headers(event::headers(id, hall, sequence, self.position)),
             )
             .map_err(|(error, _)| error)?;
         self.producer.flush(Duration::from_secs(30))?;
@@ -304,37 +288,9 @@ pub(super) async fn start(
     Ok(Effects::start(config, registered, decoder).await?)
 }
 
-pub(super) async fn eventually<F: Future<Output = bool>>(
-    what: &str,
-    mut check: impl FnMut() -> F,
-) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(40);
-    while !check().await {
-        if Instant::now() > deadline {
-            bail!("not within 40 s: {what}");
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
-}
-
 fn codec() -> Result<Codec> {
-    let mut writers = HashMap::new();
-    let mut readers = Vec::new();
-    for (schema, schema_id) in HallEvent::SCHEMAS.iter().zip(FIRST_SCHEMA_ID..) {
-        let writer = Writer {
-            schema_id,
-            version: schema.version,
-            schema: Schema::parse_str(schema.json)?,
-        };
-        writers.insert((HallEvent::AGGREGATE, schema.record), writer);
-        readers.push((schema_id, schema.json));
-    }
-    let codec = Codec::new(writers);
-    for (schema_id, json) in readers {
-        codec.add_reader(schema_id, json)?;
-    }
-    Ok(codec)
+    let schemas: Vec<_> = HallEvent::SCHEMAS.iter().collect();
+    event::codec(HallEvent::AGGREGATE, &schemas, FIRST_SCHEMA_ID)
 }
 
 /// Posts every reservation of a seat; what came of it goes back to the hall.

@@ -1,6 +1,7 @@
 //! Orders get their goods: from HTTP through journal, Kafka, processors, commands from Kafka and back, to views and a webhook.
 
 mod receiver;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;

@@ -11,6 +11,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 type Posts = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
@@ -18,29 +19,48 @@ type Posts = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
 pub(super) struct Receiver {
     address: SocketAddr,
     posts: Posts,
-    _stop: DropGuard,
+    /// None while it is down.
+    serving: Option<(DropGuard, JoinHandle<std::io::Result<()>>)>,
 }
 
 impl Receiver {
     pub(super) async fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
-        let posts = Posts::default();
+        let mut receiver = Self {
+            address: listener.local_addr()?,
+            posts: Posts::default(),
+            serving: None,
+        };
+        receiver.serve(listener);
+        Ok(receiver)
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
         let routes = Router::new()
             .route("/confirmed", post(take))
-            .with_state(posts.clone());
+            .with_state(self.posts.clone());
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
-        tokio::spawn(async move {
+        let serving = tokio::spawn(async move {
             axum::serve(listener, routes)
                 .with_graceful_shutdown(stopped)
                 .await
         });
-        Ok(Self {
-            address,
-            posts,
-            _stop: stop.drop_guard(),
-        })
+        self.serving = Some((stop.drop_guard(), serving));
+    }
+
+    /// Nobody listens any more when this returns.
+    pub(super) async fn go_down(&mut self) {
+        if let Some((stop, serving)) = self.serving.take() {
+            drop(stop);
+            let _ = serving.await;
+        }
+    }
+
+    pub(super) async fn come_back(&mut self) -> Result<()> {
+        let listener = TcpListener::bind(self.address).await?;
+        self.serve(listener);
+        Ok(())
     }
 
     pub(super) fn url(&self) -> String {

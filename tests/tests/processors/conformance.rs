@@ -76,8 +76,8 @@ pub(super) trait Log: Sized {
     fn commands(&mut self) -> Result<Vec<Emitted>>;
     fn letters(&mut self) -> Result<Vec<Letter>>;
     fn blocks(&mut self) -> Result<Vec<Block>>;
-    /// Returns when the owner has executed it.
-    async fn redrive(&mut self, key: &str) -> Result<()>;
+    /// Returns when the owner has executed it; `skip` names the first waiting letter, which is given up.
+    async fn redrive(&mut self, key: &str, skip: Option<i64>) -> Result<()>;
     async fn restart(&mut self) -> Result<()>;
     /// As the stock tool does it, on a stopped group that is started again afterwards.
     async fn reset(&mut self, offset: i64) -> Result<()>;
@@ -171,12 +171,12 @@ async fn a_dead_letter_is_redriven_in_order_with_what_followed_it<L: Log>() -> R
     assert_eq!((envelope.metadata.event_id, envelope.sequence), (event, 1));
     assert_eq!((letter.cause.as_str(), letter.attempts), ("poison", 1));
     // Nothing has changed: it fails again, and stays with the rest.
-    log.redrive("a").await?;
+    log.redrive("a", None).await?;
     let block = log.blocks()?.remove(0);
     assert_eq!((block.first, block.last, block.attempts), (0, 3, 2));
     assert_eq!(guests(&log.commands()?, "a"), [""; 0]);
     weather.wrong.store(0, SeqCst);
-    log.redrive("a").await?;
+    log.redrive("a", None).await?;
     assert_eq!(guests(&log.commands()?, "a"), ["wrong", "bob", "joe"]);
     assert_eq!(log.blocks()?, []);
     assert!(
@@ -208,11 +208,36 @@ async fn a_block_survives_a_restart_and_ends_with_its_redrive<L: Log>() -> Resul
     log.settled(2).await?;
     assert_eq!(guests(&log.commands()?, "a"), [""; 0]);
     assert_eq!(log.blocks()?[0].last, 1);
-    log.redrive("a").await?;
+    log.redrive("a", None).await?;
     log.restart().await?;
     log.pipe("a", reserved("joe"))?;
     log.settled(3).await?;
     assert_eq!(guests(&log.commands()?, "a"), ["wrong", "bob", "joe"]);
+    Ok(())
+}
+
+async fn a_dead_letter_that_is_given_up_lets_those_behind_it_go_on<L: Log>() -> Result<()> {
+    let (weather, topology) = topology();
+    let mut log = L::open(topology).await?;
+    weather.wrong.store(1, SeqCst);
+    for guest in ["wrong", "bob", "wrong", "joe"] {
+        log.pipe("a", reserved(guest))?;
+    }
+    log.settled(4).await?;
+    log.redrive("a", Some(0)).await?;
+    assert_eq!(guests(&log.commands()?, "a"), ["bob"]);
+    // The next one is judged by itself.
+    let block = log.blocks()?.remove(0);
+    assert_eq!((block.first, block.last, block.attempts), (2, 3, 1));
+    log.redrive("a", Some(2)).await?;
+    assert_eq!(guests(&log.commands()?, "a"), ["bob", "joe"]);
+    assert_eq!(log.blocks()?, []);
+    let states: Vec<State> = log.letters()?.iter().map(|one| one.state).collect();
+    let expected = [State::Skipped, State::Redriven];
+    assert_eq!(states, [expected, expected].concat());
+    log.pipe("a", reserved("amy"))?;
+    log.settled(5).await?;
+    assert_eq!(guests(&log.commands()?, "a"), ["bob", "joe", "amy"]);
     Ok(())
 }
 
@@ -225,13 +250,13 @@ async fn a_redrive_that_fails_in_the_middle_keeps_the_rest_blocked<L: Log>() -> 
         log.pipe("a", reserved(guest))?;
     }
     log.settled(4).await?;
-    log.redrive("a").await?;
+    log.redrive("a", None).await?;
     assert_eq!(guests(&log.commands()?, "a"), ["late", "bob"]);
     let block = log.blocks()?.remove(0);
     assert_eq!((block.first, block.last, block.attempts), (2, 3, 1));
     assert_eq!(block.reason, "wrong cannot be placed");
     weather.wrong.store(0, SeqCst);
-    log.redrive("a").await?;
+    log.redrive("a", None).await?;
     assert_eq!(
         guests(&log.commands()?, "a"),
         ["late", "bob", "wrong", "joe"]
@@ -313,7 +338,7 @@ async fn where_order_does_not_matter_a_dead_letter_blocks_nothing<L: Log>() -> R
     assert_eq!(guests(&log.commands()?, "a"), ["ada", "bob", "joe"]);
     assert_eq!(log.letters()?.len(), 2);
     weather.wrong.store(0, SeqCst);
-    log.redrive("a").await?;
+    log.redrive("a", None).await?;
     assert_eq!(
         guests(&log.commands()?, "a"),
         ["ada", "bob", "joe", "wrong"]
@@ -372,6 +397,7 @@ suite![
     what_failed_too_often_blocks_its_key_and_no_other,
     a_dead_letter_is_redriven_in_order_with_what_followed_it,
     a_block_survives_a_restart_and_ends_with_its_redrive,
+    a_dead_letter_that_is_given_up_lets_those_behind_it_go_on,
     a_redrive_that_fails_in_the_middle_keeps_the_rest_blocked,
     a_reset_clears_the_blocks_that_it_covers_and_supersedes_their_letters,
     a_reset_forwards_skips_and_leaves_the_letters_alone,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use millrace::codec::{Codec, Schema, Writer};
+use millrace::codec::Codec;
 use millrace::command::CommandSet;
 use millrace::config::{KafkaConfig, Properties};
 use millrace::event::Event;
@@ -20,9 +20,10 @@ use millrace::projection::{BoxFuture, Decoder, LearnError, Record, SchemaSource}
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::{Message, Offset, TopicPartitionList};
+use tests::event;
 use tests::hall::{HallCommand, HallEvent};
 use tests::servers::Servers;
 use uuid::Uuid;
@@ -55,24 +56,11 @@ impl SchemaSource for NoSchemas {
 
 /// Reads and writes the halls' events and commands under ids of its own.
 pub(super) fn codec() -> Result<Codec> {
-    let mut writers = HashMap::new();
     let schemas: Vec<_> = HallEvent::SCHEMAS
         .iter()
         .chain(HallCommand::SCHEMAS)
         .collect();
-    for (schema, schema_id) in schemas.iter().zip(71..) {
-        let writer = Writer {
-            schema_id,
-            version: schema.version,
-            schema: Schema::parse_str(schema.json)?,
-        };
-        writers.insert((HallEvent::AGGREGATE, schema.record), writer);
-    }
-    let codec = Codec::new(writers);
-    for (schema, schema_id) in schemas.iter().zip(71..) {
-        codec.add_reader(schema_id, schema.json)?;
-    }
-    Ok(codec)
+    event::codec(HallEvent::AGGREGATE, &schemas, 71)
 }
 
 impl World {
@@ -144,23 +132,7 @@ impl World {
         let sequence = *sequence;
         self.position += 1;
         let id = Uuid::now_v7();
-        let mut headers = OwnedHeaders::new();
-        for (key, value) in [
-            ("ce_specversion", "1.0".to_owned()),
-            ("ce_id", id.to_string()),
-            ("ce_subject", hall.to_owned()),
-            ("ce_time", "2026-01-02T03:04:05.678901Z".to_owned()),
-            ("ce_sequence", sequence.to_string()),
-            ("ce_schemaversion", "1".to_owned()),
-            ("ce_correlationid", format!("corr-{hall}")),
-            ("ce_tenantid", "acme".to_owned()),
-            ("millrace_position", format!("1:7:{}", self.position)),
-        ] {
-            headers = headers.insert(Header {
-                key,
-                value: Some(&value),
-            });
-        }
+        let headers = event::headers(id, hall, sequence, self.position);
         self.send(hall, &payload, Some(headers))?;
         Ok(id)
     }
@@ -307,9 +279,9 @@ impl Log for Running {
         Ok(blocks.into_values().collect())
     }
 
-    async fn redrive(&mut self, key: &str) -> Result<()> {
+    async fn redrive(&mut self, key: &str, skip: Option<i64>) -> Result<()> {
         let (kafka, own) = (&self.world.kafka, &*self.world.own);
-        let asked = patiently(|| ops::redrive(kafka, own, key))?;
+        let asked = patiently(|| ops::redrive(kafka, own, key, skip))?;
         let deadline = Instant::now() + Duration::from_secs(60);
         while patiently(|| ops::is_done(kafka, own, &asked))?.is_none() {
             if Instant::now() > deadline {

@@ -80,8 +80,8 @@ impl Log for Memory {
         Ok(self.log.blocks("mirror"))
     }
 
-    async fn redrive(&mut self, key: &str) -> Result<()> {
-        self.log.redrive("mirror", key);
+    async fn redrive(&mut self, key: &str, skip: Option<i64>) -> Result<()> {
+        self.log.redrive("mirror", key, skip);
         Ok(())
     }
 

@@ -6,9 +6,10 @@ use anyhow::Result;
 use millrace::projection::tally;
 use tests::servers::Servers;
 use tests::stock;
+use tests::wait::eventually;
 
 use super::rows::GuestTotals;
-use super::world::{World, eventually};
+use super::world::World;
 
 const AWAY: &str = "ALTER TABLE millrace_views.checkpoints RENAME TO checkpoints_away";
 const BACK: &str = "ALTER TABLE millrace_views.checkpoints_away RENAME TO checkpoints";

@@ -12,10 +12,11 @@ use millrace::rebuild::{self, Builder, RebuildConfig};
 use tests::hall::HallEvent;
 use tests::servers::Servers;
 use tests::stock;
+use tests::wait::eventually;
 use tokio_util::sync::CancellationToken;
 
 use super::rows::{GuestTotals, HallRow, Halls};
-use super::world::{World, eventually};
+use super::world::World;
 
 const LONG: Duration = Duration::from_secs(20);
 

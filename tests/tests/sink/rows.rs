@@ -10,8 +10,9 @@ use millrace::projection::{
 };
 use tests::hall::HallEvent;
 use tests::servers::Servers;
+use tests::wait::eventually;
 
-use super::world::{World, eventually};
+use super::world::World;
 
 millrace::view_row! {
     /// A hall.

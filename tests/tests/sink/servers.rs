@@ -3,9 +3,10 @@
 use anyhow::Result;
 use millrace::projection::{fold, tally};
 use tests::servers::{Server, Servers};
+use tests::wait::eventually;
 
 use super::rows::{GuestTotals, Halls};
-use super::world::{World, eventually};
+use super::world::World;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_servers_cost_no_event_and_repeat_none() -> Result<()> {

@@ -1,13 +1,12 @@
 //! A topic, a database and a view of a test's own, on the shared servers.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
-use millrace::codec::{Codec, Schema, Writer};
+use anyhow::Result;
+use millrace::codec::Codec;
 use millrace::config::{KafkaConfig, Properties, Secret, ViewsConfig};
 use millrace::event::Event;
 use millrace::log::client;
@@ -18,11 +17,13 @@ use millrace::projection::{
 };
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use sqlx::PgPool;
+use tests::event;
 use tests::hall::{HallEvent, HallSeatReleased, HallSeatReserved};
 use tests::servers::Servers;
+use tests::wait::eventually;
 use uuid::Uuid;
 
 /// First schema id of the events; nobody else's ids are known.
@@ -174,24 +175,8 @@ impl<'s> World<'s> {
 
     pub(super) fn produce_raw(&mut self, hall: &str, sequence: i64, payload: &[u8]) -> Result<()> {
         self.position += 1;
-        let headers = [
-            ("ce_specversion", "1.0".to_owned()),
-            ("ce_id", Uuid::now_v7().to_string()),
-            ("ce_subject", hall.to_owned()),
-            ("ce_time", "2026-01-02T03:04:05.678901Z".to_owned()),
-            ("ce_sequence", sequence.to_string()),
-            ("ce_schemaversion", "1".to_owned()),
-            ("ce_correlationid", format!("corr-{hall}")),
-            ("millrace_position", format!("1:7:{}", self.position)),
-        ];
-        let mut owned = OwnedHeaders::new();
-        for (key, value) in &headers {
-            owned = owned.insert(Header {
-                key,
-                value: Some(value),
-            });
-        }
-        self.send(hall, payload, Some(owned))
+        let headers = event::headers(Uuid::now_v7(), hall, sequence, self.position);
+        self.send(hall, payload, Some(headers))
     }
 
     /// A record as a stranger's tool writes it: no headers, no framing.
@@ -253,37 +238,9 @@ impl<'s> World<'s> {
     }
 }
 
-pub(super) async fn eventually<F: Future<Output = bool>>(
-    what: &str,
-    mut check: impl FnMut() -> F,
-) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(40);
-    while !check().await {
-        if Instant::now() > deadline {
-            bail!("not within 40 s: {what}");
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
-}
-
 pub(super) fn codec() -> Result<Codec> {
-    let mut writers = HashMap::new();
-    let mut readers = Vec::new();
-    for (schema, schema_id) in HallEvent::SCHEMAS.iter().zip(FIRST_SCHEMA_ID..) {
-        let writer = Writer {
-            schema_id,
-            version: schema.version,
-            schema: Schema::parse_str(schema.json)?,
-        };
-        writers.insert((HallEvent::AGGREGATE, schema.record), writer);
-        readers.push((schema_id, schema.json));
-    }
-    let codec = Codec::new(writers);
-    for (schema_id, json) in readers {
-        codec.add_reader(schema_id, json)?;
-    }
-    Ok(codec)
+    let schemas: Vec<_> = HallEvent::SCHEMAS.iter().collect();
+    event::codec(HallEvent::AGGREGATE, &schemas, FIRST_SCHEMA_ID)
 }
 
 /// A view under another name, on another topic: tests run at the same time on one broker.
