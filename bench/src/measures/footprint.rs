@@ -65,10 +65,11 @@ async fn settled(world: &World) -> Result<()> {
     let begun = Instant::now();
     let mut quiet_since = (0, Instant::now());
     loop {
-        let journal = "SELECT count(*) FROM millrace.events";
-        let events = count(world.servers.database_url(), journal).await?;
+        // In this order: what came in between the two looks is missing in the view, never in the journal.
         let view = "SELECT count(*) FROM views.event_log";
         let seen = count(world.servers.views_database_url(), view).await?;
+        let journal = "SELECT count(*) FROM millrace.events";
+        let events = count(world.servers.database_url(), journal).await?;
         if seen != events || quiet_since.0 != events {
             quiet_since = (events, Instant::now());
         } else if quiet_since.1.elapsed() > QUIET {

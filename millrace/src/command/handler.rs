@@ -1,10 +1,12 @@
 //! The handler of one aggregate type: reads a command, hands it to the writer that owns its aggregate, waits.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -91,7 +93,9 @@ struct Queue<C> {
 }
 
 /// The answer to a command, once there is one; dropped without one where the writer stopped.
-pub type Pending = oneshot::Receiver<Result<Accepted, CommandError>>;
+pub type Pending = Pin<Box<dyn Future<Output = Answered> + Send>>;
+type Answered = Result<Result<Accepted, CommandError>, RecvError>;
+type Queued = oneshot::Receiver<Result<Accepted, CommandError>>;
 
 impl<A: Aggregate> CommandHandler<A> {
     pub(crate) fn start(side: &WriteSide) -> Self {
@@ -129,15 +133,11 @@ impl<A: Aggregate> CommandHandler<A> {
     /// Commands to one aggregate are decided in the order in which they are queued: none of them gives up, so none is
     /// overtaken. (Broken by a deadline: the journal is away, the first fails, the second is still in time and accepted,
     /// and the first comes again.) `Overloaded` is the only error that waiting helps against.
-    pub(crate) fn submit(&self, envelope: Envelope) -> Result<Pending, CommandError> {
+    pub(crate) fn submit(&self, envelope: Envelope) -> Result<Queued, CommandError> {
         self.queue(envelope, None)
     }
 
-    fn queue(
-        &self,
-        envelope: Envelope,
-        deadline: Option<Instant>,
-    ) -> Result<Pending, CommandError> {
+    fn queue(&self, envelope: Envelope, deadline: Option<Instant>) -> Result<Queued, CommandError> {
         envelope.check()?;
         let mut hasher = DefaultHasher::new();
         envelope.aggregate_id.hash(&mut hasher);

@@ -114,13 +114,15 @@ pub trait Node: Send + Sync {
 
 struct TypedNode<A: Aggregate> {
     handler: CommandHandler<A>,
-    observed: Observed,
+    observed: Arc<Observed>,
     side: WriteSide,
 }
 
 impl<A: Aggregate> Node for TypedNode<A> {
-    fn submit(&self, envelope: Envelope) -> Result<Pending, CommandError> {
-        self.handler.submit(envelope)
+    fn submit(&self, mut envelope: Envelope) -> Result<Pending, CommandError> {
+        let seen = self.observed.begin(&mut envelope);
+        let answer = self.handler.submit(envelope)?;
+        Ok(Box::pin(async move { Ok(seen.end(answer.await?)) }))
     }
 
     fn handle(&self, mut envelope: Envelope) -> Answer<'_, Accepted> {
@@ -268,7 +270,7 @@ impl AggregateType {
             start: |side| {
                 Arc::new(TypedNode::<A> {
                     handler: CommandHandler::start(side),
-                    observed: Observed::of(A::Event::AGGREGATE),
+                    observed: Arc::new(Observed::of(A::Event::AGGREGATE)),
                     side: side.clone(),
                 })
             },

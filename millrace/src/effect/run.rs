@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use rdkafka::error::KafkaError;
+use rdkafka::statistics::Statistics;
 use sqlx::PgConnection;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use tokio::runtime::Handle;
@@ -25,6 +26,7 @@ use crate::log::consumer::{GroupConsumer, Key, Member};
 use crate::projection::Decoder;
 use crate::projection::checkpoint::Checkpoint;
 use crate::projection::sink::database;
+use crate::telemetry::consumers::{Group, Position};
 
 /// Connections of an effect for its calls; intake has one of its own.
 const CONNECTIONS: u32 = 4;
@@ -114,6 +116,8 @@ pub(super) struct Core {
     pub(super) ended: Notify,
     /// Set by the rebalance callback.
     pub(super) changed: AtomicBool,
+    /// How far the group is, for the metrics.
+    pub(super) group: Arc<Group>,
     conn: Mutex<Option<PgConnection>>,
     held: Mutex<BTreeMap<Key, Held>>,
     gone: Mutex<BTreeSet<Key>>,
@@ -244,6 +248,17 @@ impl Member for Core {
     fn failed(&self, error: &KafkaError) {
         self.health.failed(error.to_string());
     }
+
+    /// What was polled becomes rows within the batch's deadline, so it counts as read. A transaction that hangs shows in the views'
+    /// health, which read the same topics.
+    fn measured(&self, statistics: &Statistics) {
+        let of = |claim: Checkpoint| {
+            let (next, settled) = (claim.next, true);
+            ((claim.topic, claim.partition), Position { next, settled })
+        };
+        let positions = self.running().into_iter().map(of).collect();
+        self.group.consumed(statistics, &positions);
+    }
 }
 
 /// A running effect. Dropping it stops it without waiting.
@@ -273,6 +288,7 @@ impl Effects {
         let producer = emit::producer(&config.kafka)?;
         let core = Arc::new(Core {
             owner: format!("{}/{}", std::process::id(), Uuid::now_v7().simple()),
+            group: Group::of(&super::group(registered.name())),
             config,
             registered,
             decoder,

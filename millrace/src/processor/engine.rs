@@ -21,6 +21,7 @@ use crate::log::Key;
 use crate::log::offsets::Committed;
 use crate::log::record::Record;
 use crate::projection::LearnError;
+use crate::telemetry::consumers::Position;
 
 /// How failures are tried again.
 #[derive(Debug, Clone)]
@@ -239,6 +240,15 @@ impl Engine {
                 one.due.checked_sub(now).filter(|rest| !rest.is_zero()),
             )
         })
+    }
+
+    /// Where each partition stands.
+    pub(crate) fn positions(&self) -> BTreeMap<Key, Position> {
+        let of = |(key, one): (&Key, &Partition)| {
+            let (next, settled) = (one.next, one.queue.is_empty());
+            (key.clone(), Position { next, settled })
+        };
+        self.partitions.iter().map(of).collect()
     }
 
     pub(crate) fn queued(&self) -> usize {

@@ -5,6 +5,7 @@ use crate::codec::{Codec, CodecError};
 use crate::event::{Event, Recorded, events_topic};
 use crate::log::record::{HeaderBlock, Record};
 use crate::projection::Start;
+use crate::telemetry::trace;
 
 /// A record to be produced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +90,9 @@ impl<P: Processor> Handler for Erased<P> {
             CodecError::UnknownSchema(id) => RunError::UnknownSchema(id),
             error => RunError::poison(error),
         })?;
+        let mut metadata = envelope.metadata.clone();
+        let topic = &record.topic;
+        let _processing = trace::processing(P::NAME, topic, &mut metadata.traceparent).entered();
         let recorded: Recorded<P::Event> = Recorded {
             topic: record.topic.to_string(),
             partition: record.partition,
@@ -96,7 +100,7 @@ impl<P: Processor> Handler for Erased<P> {
             aggregate_id: envelope.aggregate_id.clone(),
             sequence: envelope.sequence,
             event,
-            metadata: envelope.metadata.clone(),
+            metadata,
         };
         let mut out = Outbox::new(codec, P::NAME, &recorded.metadata);
         self.0

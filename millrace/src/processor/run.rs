@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::KafkaError;
+use rdkafka::statistics::Statistics;
 use rdkafka::{Message, Offset};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -39,6 +40,7 @@ use crate::log::transaction::{
     MESSAGE_MAX_BYTES, ToProduce, TransactionError, TransactionalProducer,
 };
 use crate::projection::{Decoder, Start};
+use crate::telemetry::consumers::{Group, STATISTICS_MS};
 
 /// How often requests and partitions that wait to be taken are looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -207,6 +209,8 @@ struct Core {
     state: Mutex<State>,
     /// The group's generation is a new one.
     rebalanced: AtomicBool,
+    /// How far the group is, for the metrics.
+    group: Arc<Group>,
 }
 
 struct State {
@@ -236,6 +240,7 @@ impl Core {
             None => Uuid::now_v7().simple().to_string(),
         };
         Self {
+            group: Group::of(&handler.group()),
             transactional_id: format!("{}.{member}", handler.group()),
             state: Mutex::new(State {
                 engine: Engine::new(handler.clone(), decoder.codec().clone(), retries),
@@ -358,6 +363,12 @@ impl Member for Core {
     fn failed(&self, error: &KafkaError) {
         self.health.failed(error.to_string());
     }
+
+    /// A transaction that hangs shows in the views' health, which read the same topics.
+    fn measured(&self, statistics: &Statistics) {
+        let positions = self.state().engine.positions();
+        self.group.consumed(statistics, &positions);
+    }
 }
 
 /// Runs until shutdown; errors that end a consumer start another one.
@@ -387,6 +398,7 @@ fn session(core: &Arc<Core>) -> Result<(), ProcessorError> {
     // A processor whose offsets the log no longer holds goes on with the oldest event that it does hold.
     let consumer: GroupConsumer<Core> =
         client::consumer(&core.config.kafka, &core.handler.group(), "earliest")
+            .set("statistics.interval.ms", STATISTICS_MS)
             .create_with_context(Context(core.clone()))?;
     let topic = core.handler.topic();
     consumer.subscribe(&[topic.as_str()])?;
@@ -402,10 +414,12 @@ fn session(core: &Arc<Core>) -> Result<(), ProcessorError> {
         paused: BTreeSet::new(),
         ticked: Instant::now(),
     };
-    while !core.shutdown.is_cancelled() {
-        session.turn()?;
+    let mut ended = Ok(());
+    while ended.is_ok() && !core.shutdown.is_cancelled() {
+        ended = session.turn();
     }
-    Ok(())
+    core.group.left();
+    ended
 }
 
 fn producer(core: &Core) -> Result<TransactionalProducer, TransactionError> {

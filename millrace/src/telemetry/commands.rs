@@ -1,5 +1,6 @@
 //! Commands: how long each took, by aggregate type and outcome.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use metrics::{Histogram, Unit, histogram};
@@ -43,9 +44,9 @@ impl Observed {
     }
 
     /// A command has arrived; where traces are exported, its trace context becomes that of its span.
-    pub(crate) fn begin(&self, envelope: &mut Envelope) -> Seen<'_> {
+    pub(crate) fn begin(self: &Arc<Self>, envelope: &mut Envelope) -> Seen {
         Seen {
-            observed: self,
+            observed: Arc::clone(self),
             started: Instant::now(),
             span: trace::command(
                 self.aggregate,
@@ -57,13 +58,13 @@ impl Observed {
 }
 
 /// A command on its way to its answer.
-pub(crate) struct Seen<'o> {
-    observed: &'o Observed,
+pub(crate) struct Seen {
+    observed: Arc<Observed>,
     started: Instant,
     span: Span,
 }
 
-impl Seen<'_> {
+impl Seen {
     /// Counts the answer and hands it on.
     pub(crate) fn end(
         self,

@@ -11,10 +11,12 @@
 pub mod commands;
 pub mod consumers;
 pub mod handlers;
+pub mod inbox;
 pub mod journal;
 mod metric;
 pub mod relay;
 pub mod sinks;
+pub mod timers;
 pub mod trace;
 pub mod views;
 
@@ -54,6 +56,8 @@ pub fn declared() -> impl Iterator<Item = &'static Metric> {
         sinks::METRICS,
         views::METRICS,
         handlers::METRICS,
+        inbox::METRICS,
+        timers::METRICS,
     ]
     .into_iter()
     .flatten()

@@ -3,7 +3,8 @@
 //! ```text
 //!  caller ── traceparent ──▶ command ──┬──▶ append            spans of the process that took the command
 //!                                      ├──▶ relay             of the one that published the event
-//!                                      └──▶ apply             of each one that applied it to a view
+//!                                      ├──▶ apply             of each one that applied it to a view
+//!                                      └──▶ process ──▶ …     of a processor, whose commands go on from there
 //! ```
 //!
 //! An event carries the context of its command's span. Nothing is recorded unless export is on ([`export`]) and the
@@ -159,9 +160,8 @@ pub(crate) fn applying(view: &str, records: &[Record]) -> Vec<Span> {
     records.iter().filter_map(span).collect()
 }
 
-/// The span of a processor or an effect at work on a record; `traceparent` becomes that of the span, for the commands
-/// that it emits.
-pub fn processing(name: &str, topic: &str, traceparent: &mut Option<String>) -> Span {
+/// The span of a processor at work on a record; `traceparent` becomes that of the span, for the commands that it emits.
+pub(crate) fn processing(name: &str, topic: &str, traceparent: &mut Option<String>) -> Span {
     let Some(parent) = exporting()
         .then(|| sampled(traceparent.as_deref()))
         .flatten()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fail::fail_point;
 use futures::future::join_all;
@@ -16,9 +16,12 @@ use crate::codec::unframe;
 use crate::command::{CommandData, CommandError, CommandId, Commands, Envelope, Node};
 use crate::journal::Journal;
 use crate::registry::Registry;
+use crate::telemetry::timers::Observed;
 
 /// Between two looks while nothing is due: how late a timer may fire.
 const POLL: Duration = Duration::from_millis(50);
+/// Between two looks at how all timers are, for the metrics.
+const LOOK: Duration = Duration::from_secs(5);
 /// After an error of the journal.
 const PAUSE: Duration = Duration::from_millis(500);
 /// While the queue of commands is full.
@@ -34,6 +37,7 @@ pub struct Timers {
     nodes: BTreeMap<&'static str, Arc<dyn Node>>,
     registry: Registry,
     clock: Clock,
+    observed: Observed,
 }
 
 impl Timers {
@@ -51,6 +55,7 @@ impl Timers {
             nodes: aggregates.iter().filter_map(node).collect(),
             registry,
             clock,
+            observed: Observed::new(),
         }
     }
 
@@ -62,7 +67,14 @@ impl Timers {
     /// Fires until `shutdown`. A journal that is away is waited for.
     pub async fn run(&self, shutdown: CancellationToken) {
         let mut said = false;
+        let mut looked: Option<Instant> = None;
         while !shutdown.is_cancelled() {
+            if looked.is_none_or(|at| at.elapsed() >= LOOK) {
+                looked = Some(Instant::now());
+                if let Ok(status) = self.status().await {
+                    self.observed.status(&status);
+                }
+            }
             let pause = match self.round().await {
                 Ok(0) => {
                     said = false;
@@ -92,11 +104,11 @@ impl Timers {
             return Ok(0);
         }
         fail_point!("timer.after-claim");
-        let ended: Vec<Ended> = join_all(due.iter().map(|one| self.fire(one)))
-            .await
-            .into_iter()
-            .flatten()
-            .collect();
+        let fired = join_all(due.iter().map(|one| self.fire(one))).await;
+        for one in &fired {
+            self.observed.fired(one.as_ref().map(|ended| ended.state));
+        }
+        let ended: Vec<Ended> = fired.into_iter().flatten().collect();
         fail_point!("timer.after-command");
         self.mark(ended).await?;
         fail_point!("timer.after-mark");

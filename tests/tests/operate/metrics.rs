@@ -69,13 +69,21 @@ async fn until(
 
 const ORDERS: &str = "group=\"millrace.view.orders\"";
 
+/// An order that no processor acts on, so that what is counted is what was sent.
 async fn place(world: &World, id: &str, headers: &[(&str, &str)]) -> Result<u16> {
+    place_as(world, (id, "orchestration"), headers).await
+}
+
+async fn place_as(
+    world: &World,
+    (id, coordination): (&str, &str),
+    headers: &[(&str, &str)],
+) -> Result<u16> {
     let mut request = reqwest::Client::new()
         .post(format!("{}/commands/order/{id}", world.url))
         .json(
             &json!({"type": "PlaceOrder", "data": {"customer_id": "c1", "currency": "EUR",
-            // No processor acts on it, so that what is counted is what was sent.
-            "coordination": "orchestration", "lines": [{"product_id": "p1", "quantity": 1, "total_cents": 100}]}}),
+            "coordination": coordination, "lines": [{"product_id": "p1", "quantity": 1, "total_cents": 100}]}}),
         );
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -85,7 +93,8 @@ async fn place(world: &World, id: &str, headers: &[(&str, &str)]) -> Result<u16>
 
 async fn started() -> Result<(World, Process)> {
     let world = World::start()?;
-    let mut process = world.up()?;
+    // Nothing is confirmed, so nobody is called there.
+    let mut process = world.up_with(&[("ORDER_WEBHOOK_URL", "http://127.0.0.1:9/")])?;
     process.ready().await?;
     Ok((world, process))
 }
@@ -115,6 +124,26 @@ async fn counters_are_what_was_sent_and_a_paused_view_says_so() -> Result<()> {
     until(&world, freshness, |found| found == Some(0.0)).await?;
     let paused = ("millrace_view_paused", [].as_slice());
     until(&world, paused, |found| found == Some(0.0)).await?;
+    // Each client says once a second how far it is; at the last look a transaction may have been open.
+    for of_every_group in [
+        "millrace_consumer_open_transaction_records",
+        "millrace_consumer_catch_up_seconds",
+    ] {
+        until(&world, (of_every_group, &[]), |found| found == Some(0.0)).await?;
+    }
+    for group in [
+        "millrace.processor.order-stock",
+        "millrace.processor.stock-order",
+        "millrace.effect.order-webhook",
+        "millrace.commands.order",
+    ] {
+        let label = format!("group=\"{group}\"");
+        let labels = [label.as_str()];
+        let lag = ("millrace_consumer_lag_records", labels.as_slice());
+        until(&world, lag, |found| found == Some(0.0)).await?;
+    }
+    let pending = ("millrace_timers_pending", [].as_slice());
+    until(&world, pending, |found| found == Some(published)).await?;
     let relay = ("millrace_relay_lag_events", [].as_slice());
     let scrape = until(&world, relay, |found| found == Some(0.0)).await?;
 
@@ -138,11 +167,9 @@ async fn counters_are_what_was_sent_and_a_paused_view_says_so() -> Result<()> {
     );
     assert_eq!(figure("millrace_relay_leader"), Some(1.0));
     assert_eq!(figure("millrace_relay_stopped"), Some(0.0));
-    assert_eq!(figure("millrace_consumer_catch_up_seconds"), Some(0.0));
-    assert_eq!(
-        figure("millrace_consumer_open_transaction_records"),
-        Some(0.0)
-    );
+    assert_eq!(figure("millrace_timers_late_seconds"), Some(0.0));
+    assert_eq!(figure("millrace_timers_total"), Some(0.0));
+    assert_eq!(figure("millrace_inbox_commands_total"), Some(0.0));
     assert!(figure("process_resident_memory_bytes").unwrap() > 1e6);
     let store = scrape.sum("millrace_journal_store_bytes", &["table=\"events_order\""]);
     assert!(store.unwrap() > 0.0);
@@ -154,6 +181,15 @@ async fn counters_are_what_was_sent_and_a_paused_view_says_so() -> Result<()> {
     // Who has left the group says nothing about its lag; the others still do.
     assert_eq!(scrape.sum("millrace_consumer_lag_records", &[ORDERS]), None);
     assert_eq!(scrape.sum("millrace_consumer_lag_records", &[]), Some(0.0));
+
+    // One order that the processors act on: two commands by Kafka, and a timer that ends without having fired.
+    assert_eq!(place_as(&world, ("flow", "choreography"), &[]).await?, 201);
+    let labels = ["aggregate=\"order\"", "outcome=\"accepted\""];
+    let by_kafka = ("millrace_inbox_commands_total", labels.as_slice());
+    until(&world, by_kafka, |found| found >= Some(1.0)).await?;
+    let processor = ["processor=\"order-stock\""];
+    let emitted = ("millrace_processor_commands_total", processor.as_slice());
+    until(&world, emitted, |found| found >= Some(1.0)).await?;
     process.stop().await
 }
 

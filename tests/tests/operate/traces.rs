@@ -16,14 +16,18 @@ use serde_json::json;
 
 use super::world::{LONG, World};
 
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     "append",
     "apply customer-totals",
     "apply event-log",
     "apply orders",
     "command PlaceOrder",
+    "process order-stock",
     "publish order.placed",
 ];
+
+/// No processor sends a command for it.
+const ALONE: &str = "orchestration";
 
 type Spans = Arc<Mutex<Vec<Span>>>;
 
@@ -65,13 +69,16 @@ fn traces(spans: &Spans) -> BTreeMap<String, BTreeMap<String, Span>> {
     traces
 }
 
-async fn place(world: &World, id: &str, traceparent: Option<&str>) -> Result<()> {
+async fn place(
+    world: &World,
+    (id, coordination): (&str, &str),
+    traceparent: Option<&str>,
+) -> Result<()> {
     let mut request = reqwest::Client::new()
         .post(format!("{}/commands/order/{id}", world.url))
         .json(
             &json!({"type": "PlaceOrder", "data": {"customer_id": "c1", "currency": "EUR",
-            // No processor acts on it, so that what is counted is what was sent.
-            "coordination": "orchestration", "lines": [{"product_id": "p1", "quantity": 1, "total_cents": 100}]}}),
+            "coordination": coordination, "lines": [{"product_id": "p1", "quantity": 1, "total_cents": 100}]}}),
         );
     if let Some(traceparent) = traceparent {
         request = request.header("traceparent", traceparent);
@@ -117,13 +124,14 @@ async fn a_trace_goes_from_the_caller_to_every_view_and_only_where_it_is_sampled
     let unsampled = "00000000000000000000000000000bad";
     place(
         &world,
-        "unsampled",
+        ("unsampled", ALONE),
         Some(&format!("00-{unsampled}-{parent}-00")),
     )
     .await?;
-    place(&world, "sampled", Some(&format!("00-{trace}-{parent}-01"))).await?;
+    let sampled = format!("00-{trace}-{parent}-01");
+    place(&world, ("sampled", ALONE), Some(&sampled)).await?;
     until(&world, &spans, 1).await?;
-    place(&world, "begun-here", None).await?;
+    place(&world, ("begun-here", ALONE), None).await?;
     until(&world, &spans, 2).await?;
     process.stop().await?;
 
@@ -152,6 +160,43 @@ async fn a_trace_goes_from_the_caller_to_every_view_and_only_where_it_is_sampled
         assert!(start("command PlaceOrder") <= start("append"));
         assert!(start("append") <= start("publish order.placed"));
         assert!(start("publish order.placed") <= start("apply orders"));
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_goes_on_through_processors_to_the_commands_that_follow() -> Result<()> {
+    let (url, spans) = collector().await?;
+    let world = World::start()?;
+    let mut process = world.up_with(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &url),
+        ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+    ])?;
+    process.ready().await?;
+    let sampled = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    place(&world, ("flows", "choreography"), Some(sampled)).await?;
+    let find = |name: &str| {
+        let spans = spans.lock().unwrap();
+        spans.iter().find(|span| span.name == name).cloned()
+    };
+    let begun = Instant::now();
+    while find("publish order.confirmed").is_none() {
+        ensure!(begun.elapsed() < LONG, "{spans:?}\n{}", world.logs());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    process.stop().await?;
+    // Each rests on the one before: the order's event, the processor, its command, and so on back to the order.
+    let chain = [
+        "command PlaceOrder",
+        "process order-stock",
+        "command ReserveStock",
+        "process stock-order",
+    ];
+    for pair in chain.windows(2) {
+        let [from, to] = [pair[0], pair[1]].map(|name| find(name).context(name.to_owned()));
+        let (from, to) = (from?, to?);
+        assert_eq!(to.parent_span_id, from.span_id, "{pair:?}");
+        assert_eq!(to.trace_id, from.trace_id, "{pair:?}");
     }
     Ok(())
 }

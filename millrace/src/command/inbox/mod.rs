@@ -34,6 +34,7 @@ use crate::event::{commands_topic, replies_topic};
 use crate::http::health::Component;
 use crate::log::topics::{Kind, Topic};
 use crate::registry::Registry;
+use crate::telemetry::inbox::Observed;
 
 pub use reply::{CommandOutcome, CommandReply, reply_id};
 
@@ -116,6 +117,7 @@ struct Shared {
     runtime: Handle,
     component: Component,
     shutdown: CancellationToken,
+    observed: Observed,
 }
 
 /// Reads the commands of one aggregate type until `shutdown`; then answers what is under way and leaves the group.
@@ -139,6 +141,7 @@ pub async fn run(
         runtime: Handle::current(),
         component,
         shutdown,
+        observed: Observed::of(aggregate, &group(aggregate)),
     });
     let (end, ended) = oneshot::channel::<()>();
     let thread = std::thread::Builder::new()

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::telemetry::consumers::Position;
+
 /// A record that is under way, under the claim that it was read in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ticket {
@@ -78,6 +80,17 @@ impl Progress {
     /// The number of the present claim, where the partition is ours.
     pub(super) fn claim_of(&self, partition: i32) -> Option<u64> {
         self.state().held.get(&partition).map(|held| held.claim)
+    }
+
+    /// Where each partition of the topic stands. Before the first record of a claim nobody here knows where it begins: it has no lag then.
+    pub(super) fn positions(&self, topic: &str) -> BTreeMap<(String, i32), Position> {
+        let of = |(partition, held): (&i32, &Held)| {
+            let waiting = held.waiting.front().map(|(offset, _)| *offset);
+            let next = waiting.or(held.next).unwrap_or(i64::MAX);
+            let settled = waiting.is_none();
+            ((topic.to_owned(), *partition), Position { next, settled })
+        };
+        self.state().held.iter().map(of).collect()
     }
 
     /// Counts a record as under way; records of a partition come in the order of their offsets.

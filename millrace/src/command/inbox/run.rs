@@ -13,6 +13,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Reb
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
+use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::progress::{Progress, Ticket};
@@ -24,6 +25,7 @@ use crate::command::{CommandError, Pending};
 use crate::event::{ce_type, commands_topic, replies_topic};
 use crate::log::{client, headers};
 use crate::projection::reset;
+use crate::telemetry::consumers::STATISTICS_MS;
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two commits: what was answered since is answered once more after a crash, by look-up.
@@ -45,6 +47,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(super) fn run(shared: &Arc<Shared>) {
     while !shared.shutdown.is_cancelled() {
         let ended = Session::start(shared).and_then(Session::run);
+        shared.observed.group.left();
         let Err(reason) = ended else { return };
         tracing::warn!(
             aggregate = shared.aggregate,
@@ -103,10 +106,12 @@ impl Session {
         )
         .map_err(kafka)?;
         let consumer = BaseConsumer::from_config_and_context(
-            &client::consumer(&shared.kafka, &group, "earliest"),
+            client::consumer(&shared.kafka, &group, "earliest")
+                .set("statistics.interval.ms", STATISTICS_MS),
             Context {
                 topic: topic.clone(),
                 progress: Arc::clone(&progress),
+                shared: Arc::clone(shared),
             },
         )
         .map_err(kafka)?;
@@ -343,6 +348,7 @@ impl Answer {
         };
         let headers = self.reply_headers(head, reply, version);
         let topic = replies_topic(self.shared.aggregate);
+        self.shared.observed.answered(reply.outcome);
         self.send(|ticket| {
             BaseRecord::with_opaque_to(&topic, Box::new(ticket))
                 .key(head.aggregate_id.as_bytes())
@@ -403,6 +409,7 @@ impl Answer {
             reason,
             "a command becomes a dead letter"
         );
+        self.shared.observed.dead_letter();
         let topic = dlq_topic(self.shared.aggregate);
         let incoming = Arc::clone(&self.incoming);
         let headers = incoming.letter_headers(&reason);
@@ -460,6 +467,7 @@ impl ProducerContext for Acknowledged {
 struct Context {
     topic: String,
     progress: Arc<Progress>,
+    shared: Arc<Shared>,
 }
 
 impl Context {
@@ -521,7 +529,13 @@ impl Context {
     }
 }
 
-impl ClientContext for Context {}
+impl ClientContext for Context {
+    /// A transaction that hangs in a topic of commands is a processor's, whose events' views say so.
+    fn stats(&self, statistics: Statistics) {
+        let positions = self.progress.positions(&self.topic);
+        let _hung = self.shared.observed.group.consumed(&statistics, &positions);
+    }
+}
 
 impl ConsumerContext for Context {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {

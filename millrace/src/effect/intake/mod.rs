@@ -23,6 +23,7 @@ use crate::log::client;
 use crate::log::consumer::{self, Context, GroupConsumer, Key, Polled, list_of};
 use crate::projection::Record;
 use crate::projection::checkpoint::{Checkpoint, Move};
+use crate::telemetry::consumers::STATISTICS_MS;
 
 /// How often a pause and claims that wait are looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -67,6 +68,7 @@ fn session(core: &Arc<Core>) -> Result<(), EffectError> {
     let topics = core.registered.topics();
     let consumer: GroupConsumer<Core> =
         client::consumer(&core.config.kafka, &group(core.name()), "error")
+            .set("statistics.interval.ms", STATISTICS_MS)
             .create_with_context(Context(core.clone()))?;
     consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
     let mut session = Session {
@@ -80,6 +82,7 @@ fn session(core: &Arc<Core>) -> Result<(), EffectError> {
     let ended = session.run();
     session.leave();
     core.forget_partitions();
+    core.group.left();
     ended
 }
 
