@@ -85,7 +85,8 @@ struct Session {
     backlog: VecDeque<Arc<Incoming>>,
     committed_at: Instant,
     repeated_at: Instant,
-    asked_at: Instant,
+    /// None before the first question, which comes at once: the process is not ready before its answer.
+    asked_at: Option<Instant>,
     /// Since when the record in hand waits.
     standing_since: Option<Instant>,
     /// The partitions that are paused, because it waits for long.
@@ -124,7 +125,7 @@ impl Session {
             backlog: VecDeque::new(),
             committed_at: Instant::now(),
             repeated_at: Instant::now(),
-            asked_at: Instant::now(),
+            asked_at: None,
             standing_since: None,
             resting: Vec::new(),
             failing: true,
@@ -283,8 +284,9 @@ impl Session {
             resumed.map_err(|error| format!("kafka, resuming: {error}"))?;
             self.resting.clear();
         }
-        if self.failing && self.asked_at.elapsed() >= ASK_INTERVAL {
-            self.asked_at = Instant::now();
+        let may_ask = |at: Instant| at.elapsed() >= ASK_INTERVAL;
+        if self.failing && self.asked_at.is_none_or(may_ask) {
+            self.asked_at = Some(Instant::now());
             let topic = commands_topic(self.shared.aggregate);
             if self
                 .consumer
