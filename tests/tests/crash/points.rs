@@ -227,9 +227,13 @@ async fn nudge(
             Ok(())
         }
         "effect.after-reset-recorded" => reset_effect(servers, oracle).await,
-        // A member that stands still in a call loses its partitions, and whoever gets them finds the call in doubt.
+        // A member that stands still in a call loses its partitions, and whoever gets them finds the call in doubt. It may
+        // have been in none: it goes on then, and is stopped once more.
         "effect.after-uncertain" => {
-            if free && !other.stopped {
+            let long_ago = other.signalled.elapsed() > Duration::from_secs(20);
+            if other.stopped && long_ago {
+                other.signal("CONT")?;
+            } else if free && !other.stopped {
                 outside.hold(true);
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 other.signal("STOP")?;
