@@ -101,6 +101,22 @@ fn given(envelope: Envelope, id: &str) -> Envelope {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn producers_that_start_at_once_on_a_new_journal_all_get_it() -> Result<()> {
+    let servers = Servers::shared();
+    let config = JournalConfig {
+        database_url: Secret::from(servers.fresh_database("at_once").await?.as_str()),
+    };
+    let types = ["hall", "order", "stock", "user", "card"];
+    let opened = join_all((0..8).map(|_| Journal::open(&config, &types))).await;
+    let uuids = opened
+        .into_iter()
+        .map(|journal| Ok(journal?.uuid()))
+        .collect::<Result<Vec<_>>>()?;
+    assert!(uuids.iter().all(|uuid| *uuid == uuids[0]), "{uuids:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_command_returns_the_first_answer_and_writes_nothing() -> Result<()> {
     let servers = Servers::shared();
     let database = servers.fresh_database("repeats").await?;

@@ -136,9 +136,9 @@ pub fn connect_options(url: &Secret, name: &str) -> Result<PgConnectOptions, sql
 pub async fn migrate(connection: &mut PgConnection) -> Result<(), JournalError> {
     // The migrator's own lock is taken after the schema must exist, so creation needs one too.
     sqlx::raw_sql(
-        "SELECT pg_advisory_lock(7276455001);
+        // Held until the schema is committed: one that is given back before lets the next one find nothing too.
+        "SELECT pg_advisory_xact_lock(7276455001);
          CREATE SCHEMA IF NOT EXISTS millrace;
-         SELECT pg_advisory_unlock(7276455001);
          SET search_path = millrace",
     )
     .execute(&mut *connection)
@@ -163,9 +163,11 @@ async fn add_partition(connection: &mut PgConnection, aggregate: &str) -> Result
         .fetch_one(&mut *connection)
         .await?;
     if !exists {
-        // Adding a partition locks `events`: only when there is one to add, and never for long.
+        // Adding a partition locks `events`: only when there is one to add, and never for long. IF NOT EXISTS alone does not stand
+        // two producers that start at once: both find nothing, and the second one's CREATE fails. The lock ends with the statements.
         let statement = format!(
             "SET lock_timeout = '5s';
+             SELECT pg_advisory_xact_lock(7276455002);
              CREATE TABLE IF NOT EXISTS millrace.events_{aggregate}
              PARTITION OF millrace.events FOR VALUES IN ('{aggregate}')"
         );
