@@ -21,6 +21,7 @@ pub mod journal;
 pub mod json;
 pub mod lease;
 pub mod log;
+mod migration;
 pub mod position;
 pub mod processor;
 pub mod projection;

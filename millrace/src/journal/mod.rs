@@ -14,6 +14,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::config::{JournalConfig, Secret};
+use crate::migration;
 
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -134,22 +135,8 @@ pub fn connect_options(url: &Secret, name: &str) -> Result<PgConnectOptions, sql
 
 /// Brings schema `millrace` up to date; several processes may start at once.
 pub async fn migrate(connection: &mut PgConnection) -> Result<(), JournalError> {
-    // The migrator's own lock is taken after the schema must exist, so creation needs one too.
-    sqlx::raw_sql(
-        // Held until the schema is committed: one that is given back before lets the next one find nothing too.
-        "SELECT pg_advisory_xact_lock(7276455001);
-         CREATE SCHEMA IF NOT EXISTS millrace;
-         SET search_path = millrace",
-    )
-    .execute(&mut *connection)
-    .await?;
-    sqlx::migrate!("migrations/journal")
-        .run(&mut *connection)
-        .await?;
-    sqlx::raw_sql("RESET search_path")
-        .execute(connection)
-        .await?;
-    Ok(())
+    let migrator = sqlx::migrate!("migrations/journal");
+    migration::run(connection, &["millrace"], migrator).await
 }
 
 /// Events are partitioned by aggregate type: a type must have its partition before its first event.
@@ -167,7 +154,7 @@ async fn add_partition(connection: &mut PgConnection, aggregate: &str) -> Result
         // two producers that start at once: both find nothing, and the second one's CREATE fails. The lock ends with the statements.
         let statement = format!(
             "SET lock_timeout = '5s';
-             SELECT pg_advisory_xact_lock(7276455002);
+             SELECT pg_advisory_xact_lock(hashtext('millrace'));
              CREATE TABLE IF NOT EXISTS millrace.events_{aggregate}
              PARTITION OF millrace.events FOR VALUES IN ('{aggregate}')"
         );

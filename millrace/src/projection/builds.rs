@@ -3,6 +3,7 @@
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
+use crate::migration;
 use crate::projection::{Build, Projector};
 
 /// Postgres schema of the views that people read.
@@ -60,22 +61,8 @@ pub enum BuildError {
 
 /// Creates or updates the tables that the sinks keep about themselves.
 pub async fn migrate(conn: &mut PgConnection) -> Result<(), BuildError> {
-    let mut tx = conn.begin().await?;
-    // Two processes that start at once would both create the schemas.
-    sqlx::raw_sql(
-        "SELECT pg_advisory_xact_lock(hashtext('millrace_views'));
-         CREATE SCHEMA IF NOT EXISTS millrace_views;
-         CREATE SCHEMA IF NOT EXISTS views;",
-    )
-    .execute(&mut *tx)
-    .await?;
-    tx.commit().await?;
-    sqlx::raw_sql("SET search_path TO millrace_views")
-        .execute(&mut *conn)
-        .await?;
-    sqlx::migrate!("migrations/views").run(&mut *conn).await?;
-    sqlx::raw_sql("RESET search_path").execute(conn).await?;
-    Ok(())
+    let migrator = sqlx::migrate!("migrations/views");
+    migration::run(conn, &["millrace_views", "views"], migrator).await
 }
 
 /// A view's live build.

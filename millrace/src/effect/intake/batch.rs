@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use sqlx::Connection;
 
+use crate::checkpoints::EFFECTS;
 use crate::effect::erased::Selection;
 use crate::effect::run::{Core, EffectError};
 use crate::effect::store::{self, Claimed};
@@ -38,7 +39,7 @@ pub(super) fn write(
     core.on_database(async |conn| {
         crash_point("effect.before-checkpoint");
         let mut tx = conn.begin().await?;
-        let lost = store::advance(&mut tx, core.name(), &moves).await?;
+        let lost = EFFECTS.advance(&mut tx, core.name(), &moves, false).await?;
         if !lost.is_empty() {
             tx.rollback().await?;
             return Ok(Outcome::Lost(lost));

@@ -8,6 +8,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::{Held, RUNBOOK, Session, add_commit, paused};
+use crate::checkpoints::EFFECTS;
 use crate::effect::run::EffectError;
 use crate::effect::{Start, crash_point, store};
 use crate::log::consumer::{KAFKA_TIMEOUT, Key, committed, go_to, list_of};
@@ -113,7 +114,7 @@ impl Session<'_> {
         }
         let core = self.core;
         let known =
-            core.on_database(async |conn| Ok(store::known(conn, core.name(), &waiting).await?))?;
+            core.on_database(async |conn| Ok(EFFECTS.known(conn, core.name(), &waiting).await?))?;
         let mut beginnings = Vec::new();
         for key in waiting.iter().filter(|key| !known.contains(key)) {
             beginnings.push(self.beginning(key)?);
@@ -265,7 +266,9 @@ impl Session<'_> {
         core.health
             .stopped((claim.topic.clone(), claim.partition), reason.clone());
         let recorded = core.on_database(async |conn| {
-            Ok(store::record_error(conn, core.name(), &claim, &reason).await?)
+            Ok(EFFECTS
+                .record_error(conn, core.name(), &claim, &reason)
+                .await?)
         });
         if let Err(error) = recorded {
             tracing::warn!(effect = core.name(), %error, "the reason could not be written down");

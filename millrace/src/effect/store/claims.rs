@@ -32,15 +32,6 @@ pub(in crate::effect) async fn paused(
         .await
 }
 
-/// Partitions of these that have a checkpoint already.
-pub(in crate::effect) async fn known(
-    conn: &mut PgConnection,
-    effect: &str,
-    partitions: &[Key],
-) -> Result<Vec<Key>, sqlx::Error> {
-    EFFECTS.known(conn, effect, partitions).await
-}
-
 /// Takes the partitions over: raises their epochs, which fences whoever held them before. What lies before a beginning
 /// counts as passed over: the mark stands at its last event.
 pub(in crate::effect) async fn claim(
@@ -57,16 +48,6 @@ pub(in crate::effect) async fn claim(
     let claimed = EFFECTS.raise(&mut tx, effect, partitions, holder).await?;
     tx.commit().await?;
     Ok(claimed)
-}
-
-/// Moves the checkpoints; first statement of every transaction that claims events. Returns which of them did not stand
-/// as expected: the transaction is to be rolled back then.
-pub(in crate::effect) async fn advance(
-    tx: &mut PgConnection,
-    effect: &str,
-    moves: &[Move],
-) -> Result<Vec<Key>, sqlx::Error> {
-    EFFECTS.advance(tx, effect, moves, false).await
 }
 
 /// An event that is taken in.
@@ -149,7 +130,11 @@ pub(in crate::effect) async fn set(
         position: mark.max(claim.position),
         event_time: None,
     };
-    if !advance(&mut tx, effect, &[step]).await?.is_empty() {
+    if !EFFECTS
+        .advance(&mut tx, effect, &[step], false)
+        .await?
+        .is_empty()
+    {
         tx.rollback().await?;
         return Ok(false);
     }
@@ -166,14 +151,4 @@ pub(in crate::effect) async fn set(
     .await?;
     tx.commit().await?;
     Ok(true)
-}
-
-/// Writes down why a partition stands still, for `status`; only while it is still ours.
-pub(in crate::effect) async fn record_error(
-    conn: &mut PgConnection,
-    effect: &str,
-    claim: &Checkpoint,
-    error: &str,
-) -> Result<(), sqlx::Error> {
-    EFFECTS.record_error(conn, effect, claim, error).await
 }
