@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fail::fail_point;
 use futures::future::join_all;
@@ -66,15 +66,25 @@ impl Timers {
 
     /// Fires until `shutdown`. A journal that is away is waited for.
     pub async fn run(&self, shutdown: CancellationToken) {
-        let mut said = false;
-        let mut looked: Option<Instant> = None;
-        while !shutdown.is_cancelled() {
-            if looked.is_none_or(|at| at.elapsed() >= LOOK) {
-                looked = Some(Instant::now());
-                if let Ok(status) = self.status().await {
-                    self.observed.status(&status);
-                }
+        tokio::select! {
+            () = self.fire_until(&shutdown) => {}
+            () = self.watch() => {}
+        }
+    }
+
+    /// Tells the metrics how all timers are, beside the firing: counting must not make a timer late.
+    async fn watch(&self) {
+        loop {
+            if let Ok(status) = self.status().await {
+                self.observed.status(&status);
             }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn fire_until(&self, shutdown: &CancellationToken) {
+        let mut said = false;
+        while !shutdown.is_cancelled() {
             let pause = match self.round().await {
                 Ok(0) => {
                     said = false;
