@@ -48,19 +48,23 @@ pub(crate) fn send(producer: &BaseProducer, topic: &str, record: Prepared) -> Re
             Ok(()) => return Ok(()),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                 record = back;
-                producer.poll(Duration::from_millis(1));
+                look(producer);
             }
             Err((error, _)) => return Err(error.into()),
         }
     }
 }
 
+/// Serves the client after a moment. A short wait of its own is a loop that takes a core from the broker.
+fn look(producer: &BaseProducer) {
+    thread::sleep(Duration::from_micros(100));
+    producer.poll(Duration::ZERO);
+}
+
 /// Waits for the deliveries, then commits: the other way round costs 100 ms a transaction.
 pub(crate) fn commit(producer: &BaseProducer) -> Result<()> {
     while producer.in_flight_count() > 0 {
-        // A shorter wait of the client's own is a loop that takes a core from the broker.
-        thread::sleep(Duration::from_micros(100));
-        producer.poll(Duration::ZERO);
+        look(producer);
     }
     Ok(producer.commit_transaction(ANSWER_TIMEOUT)?)
 }

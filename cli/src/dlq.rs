@@ -127,7 +127,7 @@ fn list(args: &Args, handlers: &[Arc<dyn Handler>], all: bool) -> anyhow::Result
                 key_of(&letter),
                 format!("{}/{}", letter.record.topic, letter.record.partition),
                 letter.record.offset.to_string(),
-                state(&letter).to_owned(),
+                letter.state.text().to_owned(),
                 letter.cause.clone(),
                 letter.attempts.to_string(),
                 letter.at.map_or_else(String::new, |at| {
@@ -179,7 +179,7 @@ fn show(args: &Args, handler: &dyn Handler, key: &str) -> anyhow::Result<ExitCod
             letter.record.topic,
             letter.record.partition,
             letter.record.offset,
-            state(letter),
+            letter.state.text(),
             letter.attempts,
             letter.cause,
             letter.reason
@@ -241,19 +241,10 @@ fn key_of(letter: &Letter) -> String {
     }
 }
 
-fn state(letter: &Letter) -> &'static str {
-    match letter.state {
-        State::Open => "open",
-        State::Redriven => "redriven",
-        State::Superseded => "superseded",
-        State::Skipped => "skipped",
-    }
-}
-
 fn summary(processor: &str, letter: &Letter) -> Value {
     json!({"processor": processor, "key": key_of(letter), "topic": &*letter.record.topic,
            "partition": letter.record.partition, "offset": letter.record.offset,
-           "dlq_offset": letter.dlq_offset, "state": state(letter), "cause": letter.cause,
+           "dlq_offset": letter.dlq_offset, "state": letter.state.text(), "cause": letter.cause,
            "attempts": letter.attempts, "at": letter.at, "reason": letter.reason})
 }
 

@@ -2,6 +2,7 @@
 
 pub mod event;
 pub mod hall;
+pub mod http;
 pub mod servers;
 pub mod stock;
 pub mod table;

@@ -64,8 +64,8 @@ pub enum State {
 }
 
 impl State {
-    /// As it stands on a mark.
-    fn text(self) -> &'static str {
+    /// As it stands on a mark, and in what people read.
+    pub fn text(self) -> &'static str {
         match self {
             Self::Open => "open",
             Self::Redriven => "redriven",

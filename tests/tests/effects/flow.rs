@@ -137,7 +137,7 @@ async fn an_effect_that_starts_now_never_calls_for_what_came_before() -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_burns_no_attempts_and_ends_by_itself() -> Result<()> {
     let mut world = World::new(Servers::shared()).await?;
-    world.receiver.go_down().await;
+    world.receiver.server.go_down().await;
     world.reserve("north", "g1")?;
     world.reserve("north", "g2")?;
     let running = world.run(RuleName::NeverRepeat, quick()).await?;
@@ -153,7 +153,7 @@ async fn an_outage_burns_no_attempts_and_ends_by_itself() -> Result<()> {
             .await,
         0
     );
-    world.receiver.come_back().await?;
+    world.receiver.server.come_back().await?;
     world.until("settled", 2).await?;
     assert_eq!(world.receiver.posts("north"), ["g1", "g2"]);
     assert!(

@@ -47,7 +47,7 @@ impl Member {
             database: world.database.clone(),
             name: world.name(),
             topic: world.topic.clone(),
-            url: world.receiver.url(),
+            url: world.receiver.server.url(),
             rule: format!("{rule:?}"),
             point: at.0.to_owned(),
             signal: match at.1 {

@@ -1,7 +1,6 @@
 //! The outside: an HTTP server that counts what it is asked for, by key, and can be slow, refuse, break off and be down.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,8 +11,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tests::http::Server;
 
 /// What a hall's posts are answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,65 +43,23 @@ struct Counts {
 type Shared = Arc<Mutex<Counts>>;
 
 pub(super) struct Receiver {
-    pub(super) address: SocketAddr,
+    pub(super) server: Server,
     counts: Shared,
-    up: Option<(CancellationToken, tokio::task::JoinHandle<()>)>,
 }
 
 impl Receiver {
     pub(super) async fn start() -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let mut receiver = Self {
-            address: listener.local_addr()?,
-            counts: Arc::default(),
-            up: None,
-        };
-        receiver.serve(listener);
-        Ok(receiver)
-    }
-
-    fn serve(&mut self, listener: TcpListener) {
+        let counts = Shared::default();
         let router = Router::new()
             .route("/halls/{hall}/{guest}", post(take))
             .route("/calls/{key}", get(look_up))
-            .with_state(self.counts.clone());
-        let down = CancellationToken::new();
-        let task = tokio::spawn({
-            let down = down.clone();
-            async move {
-                // Without grace: a server that goes down breaks its connections.
-                tokio::select! {
-                    _ = axum::serve(listener, router) => {}
-                    () = down.cancelled() => {}
-                }
-            }
-        });
-        self.up = Some((down, task));
-    }
-
-    /// Nobody listens on the port any longer.
-    pub(super) async fn go_down(&mut self) {
-        if let Some((down, task)) = self.up.take() {
-            down.cancel();
-            let _ = task.await;
-        }
-    }
-
-    /// Listens on the same port again.
-    pub(super) async fn come_back(&mut self) -> Result<()> {
-        let socket = tokio::net::TcpSocket::new_v4()?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(self.address)?;
-        self.serve(socket.listen(64)?);
-        Ok(())
+            .with_state(counts.clone());
+        let server = Server::start(router).await?;
+        Ok(Self { server, counts })
     }
 
     fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
         self.counts.lock().unwrap()
-    }
-
-    pub(super) fn url(&self) -> String {
-        format!("http://{}", self.address)
     }
 
     pub(super) fn set(&self, hall: &str, mode: Mode) {

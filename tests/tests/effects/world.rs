@@ -131,7 +131,7 @@ impl<'s> World<'s> {
         Post {
             name: self.name(),
             topic: self.topic.clone(),
-            url: self.receiver.url(),
+            url: self.receiver.server.url(),
             rule,
         }
     }

@@ -1,7 +1,6 @@
 //! Whoever is told of confirmed orders: counts what is posted to it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
@@ -10,61 +9,27 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::Value;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tests::http::Server;
 
 type Posts = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
 
 pub(super) struct Receiver {
-    address: SocketAddr,
+    pub(super) server: Server,
     posts: Posts,
-    /// None while it is down.
-    serving: Option<(DropGuard, JoinHandle<std::io::Result<()>>)>,
 }
 
 impl Receiver {
     pub(super) async fn start() -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let mut receiver = Self {
-            address: listener.local_addr()?,
-            posts: Posts::default(),
-            serving: None,
-        };
-        receiver.serve(listener);
-        Ok(receiver)
-    }
-
-    fn serve(&mut self, listener: TcpListener) {
-        let routes = Router::new()
+        let posts = Posts::default();
+        let router = Router::new()
             .route("/confirmed", post(take))
-            .with_state(self.posts.clone());
-        let stop = CancellationToken::new();
-        let stopped = stop.clone().cancelled_owned();
-        let serving = tokio::spawn(async move {
-            axum::serve(listener, routes)
-                .with_graceful_shutdown(stopped)
-                .await
-        });
-        self.serving = Some((stop.drop_guard(), serving));
-    }
-
-    /// Nobody listens any more when this returns.
-    pub(super) async fn go_down(&mut self) {
-        if let Some((stop, serving)) = self.serving.take() {
-            drop(stop);
-            let _ = serving.await;
-        }
-    }
-
-    pub(super) async fn come_back(&mut self) -> Result<()> {
-        let listener = TcpListener::bind(self.address).await?;
-        self.serve(listener);
-        Ok(())
+            .with_state(posts.clone());
+        let server = Server::start(router).await?;
+        Ok(Self { server, posts })
     }
 
     pub(super) fn url(&self) -> String {
-        format!("http://{}/confirmed", self.address)
+        format!("{}/confirmed", self.server.url())
     }
 
     /// The idempotency keys of the posts about each order.

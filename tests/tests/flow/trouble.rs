@@ -134,7 +134,7 @@ async fn a_poison_record_holds_back_its_key_only_until_an_operator_gives_it_up()
 async fn a_webhook_that_is_down_holds_nobody_up_and_is_told_of_everything_when_it_is_back()
 -> Result<()> {
     let (mut shop, up) = open().await?;
-    shop.receiver.go_down().await;
+    shop.receiver.server.go_down().await;
     let tea = ["tea".to_owned()];
     for order in ["one", "two"] {
         shop.place(order, "choreography", &tea).await?;
@@ -158,7 +158,7 @@ async fn a_webhook_that_is_down_holds_nobody_up_and_is_told_of_everything_when_i
     ensure!(said(&status, "notes", "tries 2 calls again"), "{status:#}");
     ensure!(!said(&status, "problems", "order-webhook"), "{status:#}");
 
-    shop.receiver.come_back().await?;
+    shop.receiver.server.come_back().await?;
     let told = shop.told_of(2).await?;
     ensure!(told.values().all(|keys| keys.len() == 1), "{told:?}");
     assert_eq!(
