@@ -1,7 +1,10 @@
 //! Filling the shadow, on a thread of its own: read up to the live checkpoints, apply, until a swap succeeds.
 
 use std::future::Future;
+use std::mem;
+use std::panic;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
@@ -69,6 +72,7 @@ pub(super) fn run(mut job: Job) -> Result<(), RebuildError> {
             job: &job,
             next,
             reader,
+            read_ahead: Vec::new(),
         };
         fill.catch_up(&mut conn)?;
         fail_point("rebuild.before-swap")?;
@@ -96,6 +100,8 @@ pub(super) struct Fill<'j> {
     /// The shadow's checkpoints, as committed.
     pub(super) next: Offsets,
     reader: Reader,
+    /// Read while the batch before was written; none of it is in the shadow.
+    read_ahead: Vec<Record>,
 }
 
 impl Fill<'_> {
@@ -106,13 +112,13 @@ impl Fill<'_> {
                 return Err(RebuildError::Stopped("on request"));
             }
             if !self.job.lease.is_held() {
-                return Err(self.fenced("the lease was lost"));
+                return Err(self.job.fenced("the lease was lost"));
             }
             let job = self.job;
             let live = job.wait(STEP_TIMEOUT, self.live(conn))?;
             let batch = self.read(&live)?;
             if batch.has_moved() {
-                job.wait(STEP_TIMEOUT, self.commit(conn, batch))?;
+                self.write(conn, &batch, &live)?;
                 fail_point("rebuild.after-batch")?;
             }
             let missing: i64 = live
@@ -146,6 +152,7 @@ impl Fill<'_> {
             self.next = shadow(conn, plan).await?;
             reader::whole(kafka, &plan.build.view, &self.next)?;
             self.reader = Reader::open(kafka, &self.next)?;
+            self.read_ahead.clear();
         }
         Ok(live
             .into_iter()
@@ -155,7 +162,10 @@ impl Fill<'_> {
 
     /// Reads what may be applied below `until`, and moves partitions over offsets that hold no record.
     pub(super) fn read(&mut self, until: &Offsets) -> Result<Batch, RebuildError> {
-        let records = self.reader.collect(until, self.job.config.batch_records)?;
+        let mut records = mem::take(&mut self.read_ahead);
+        if records.is_empty() {
+            records = self.reader.collect(until, self.job.config.batch_records)?;
+        }
         let mut batch = Batch {
             records,
             moves: Vec::new(),
@@ -190,12 +200,48 @@ impl Fill<'_> {
         Ok(batch)
     }
 
-    async fn commit(&mut self, conn: &mut PgConnection, batch: Batch) -> Result<(), RebuildError> {
+    /// Commits a batch. After a full one the next is read meanwhile: Postgres and Kafka's client take about as long.
+    fn write(
+        &mut self,
+        conn: &mut PgConnection,
+        batch: &Batch,
+        live: &Offsets,
+    ) -> Result<(), RebuildError> {
+        let (job, reader) = (self.job, &mut self.reader);
+        let limit = job.config.batch_records;
+        let (written, read) = thread::scope(|scope| {
+            let reading =
+                (batch.records.len() == limit).then(|| scope.spawn(|| reader.collect(live, limit)));
+            let written = job.wait(STEP_TIMEOUT, job.commit(conn, batch));
+            let read = reading.map_or_else(
+                || Ok(Vec::new()),
+                |reading| {
+                    reading
+                        .join()
+                        .unwrap_or_else(|panic| panic::resume_unwind(panic))
+                },
+            );
+            (written, read)
+        });
+        written?;
+        self.moved(batch);
+        self.read_ahead = read?;
+        Ok(())
+    }
+
+    pub(super) fn moved(&mut self, batch: &Batch) {
+        for step in &batch.moves {
+            self.next.insert(step.key.clone(), step.next);
+        }
+    }
+}
+
+impl Job {
+    async fn commit(&self, conn: &mut PgConnection, batch: &Batch) -> Result<(), RebuildError> {
         let mut tx = conn.begin().await?;
-        self.job.tenure.hold(&mut tx, &self.job.plan).await?;
-        self.apply(&mut tx, &batch).await?;
+        self.tenure.hold(&mut tx, &self.plan).await?;
+        self.apply(&mut tx, batch).await?;
         tx.commit().await?;
-        self.moved(&batch);
         Ok(())
     }
 
@@ -205,7 +251,7 @@ impl Fill<'_> {
         tx: &mut PgConnection,
         batch: &Batch,
     ) -> Result<(), RebuildError> {
-        let build = &self.job.plan.build;
+        let build = &self.plan.build;
         for step in &batch.moves {
             let moved = sqlx::query(
                 "UPDATE millrace_views.build_checkpoints
@@ -230,24 +276,18 @@ impl Fill<'_> {
             }
         }
         if !batch.records.is_empty() {
-            let projector = &self.job.projector;
+            let projector = &self.projector;
             projector
-                .apply(tx, build, &self.job.decoder, &batch.records)
+                .apply(tx, build, &self.decoder, &batch.records)
                 .await?;
         }
         Ok(())
     }
 
-    pub(super) fn moved(&mut self, batch: &Batch) {
-        for step in &batch.moves {
-            self.next.insert(step.key.clone(), step.next);
-        }
-    }
-
     pub(super) fn fenced(&self, reason: &'static str) -> RebuildError {
         RebuildError::Fenced {
-            view: self.job.plan.build.view.clone(),
-            build: self.job.plan.build.number,
+            view: self.plan.build.view.clone(),
+            build: self.plan.build.number,
             reason,
         }
     }

@@ -58,11 +58,11 @@ pub(super) async fn swap(
             return Ok(Outcome::NotYet("the last records did not come in time"));
         }
         let batch = fill.read(&until)?;
-        fill.apply(&mut tx, &batch).await?;
+        fill.job.apply(&mut tx, &batch).await?;
         fill.moved(&batch);
     }
     if until.iter().any(|(key, until)| fill.next[key] > *until) {
-        return Err(fill.fenced(
+        return Err(fill.job.fenced(
             "the shadow is ahead of the live checkpoint: the views' database was set back",
         ));
     }
