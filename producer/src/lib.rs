@@ -17,6 +17,7 @@ use millrace::command::{AggregateType, Commands, WriteConfig};
 use millrace::config::{JournalConfig, KafkaConfig, RegistryConfig};
 use millrace::http::health::{Component, Health};
 use millrace::http::problem::Problem;
+use millrace::http::stream;
 use millrace::journal::{Journal, JournalError};
 use millrace::log::topics::{self, Kind, Topic, TopicError};
 use millrace::registry::{Registry, RegistryError};
@@ -148,6 +149,7 @@ pub async fn start(
         let inbox = inbox::run(parts, aggregate.name, component, shutdown.clone());
         running.spawn(async move { Ok(inbox.await?) });
     }
+    let stream = stream::router(config.journal.clone(), registry.clone(), shutdown.clone());
     let timers = Arc::new(Timers::new(
         &journal,
         registry,
@@ -188,7 +190,8 @@ pub async fn start(
     Ok(Some(Producer {
         router: millrace::http::commands::router(commands)
             .merge(relay_status(status.clone()))
-            .merge(timer_status(timers)),
+            .merge(timer_status(timers))
+            .merge(stream),
         relay: status,
         done,
     }))

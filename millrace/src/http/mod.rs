@@ -6,3 +6,4 @@ pub mod health;
 pub mod problem;
 pub mod reads;
 pub mod server;
+pub mod stream;

@@ -111,8 +111,37 @@ pub(super) fn session(database_url: &str, name: &str) -> Result<PgConnectOptions
 
 /// Opens a session that plans as the reader needs it.
 pub async fn connect(database_url: &str) -> Result<PgConnection, RelayError> {
-    let options = session(database_url, "millrace-relay")?;
+    connect_as(database_url, "millrace-relay").await
+}
+
+/// The same under another `application_name`.
+pub(crate) async fn connect_as(database_url: &str, name: &str) -> Result<PgConnection, RelayError> {
+    let options = session(database_url, name)?;
     answer(async { Ok(options.connect().await?) }).await
+}
+
+/// Where a reader begins that wants what comes from now on: the last event below the gate.
+pub async fn newest(connection: &mut PgConnection) -> Result<JournalPosition, RelayError> {
+    answer(async {
+        let gate = gate::look(connection, GateRule::JournalWriters).await?;
+        let last: Option<(i32, i64, i64)> = sqlx::query_as(
+            "SELECT e.generation, e.xid::text::bigint, e.position
+             FROM millrace.events AS e
+             WHERE (e.generation, e.xid) < ($1, ($2::bigint)::text::xid8)
+             ORDER BY e.generation DESC, e.xid DESC, e.position DESC LIMIT 1",
+        )
+        .bind(gate.generation)
+        .bind(gate.below)
+        .fetch_optional(connection)
+        .await?;
+        let (generation, xid, position) = last.unwrap_or((gate.generation, 0, 0));
+        Ok(JournalPosition {
+            generation,
+            xid,
+            position,
+        })
+    })
+    .await
 }
 
 /// The statement that reads rows; public so that a test can look at its plan and its result.

@@ -4,5 +4,6 @@ mod input;
 mod metrics;
 mod outages;
 mod resets;
+mod stream;
 mod traces;
 pub(crate) mod world;
