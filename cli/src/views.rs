@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use indicatif::{ProgressBar, ProgressStyle};
 use millrace::config::{KafkaConfig, ViewsConfig};
 use millrace::projection::ops;
-use millrace::rebuild;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use millrace::{event, rebuild};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{ConnectOptions, PgPool};
 
 /// How long a server may take to answer.
@@ -58,7 +58,12 @@ pub(crate) struct ResumeArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct RebuildArgs {
     /// The view.
-    view: String,
+    #[arg(required_unless_present = "aggregate", conflicts_with = "aggregate")]
+    view: Option<String>,
+    /// Every view that reads the events of this aggregate type, such as order; of a view that reads others too, their
+    /// rows stay.
+    #[arg(long)]
+    aggregate: Option<String>,
     /// Return when readers see the new rows; shows the progress on a terminal.
     #[arg(long)]
     wait: bool,
@@ -152,31 +157,61 @@ async fn settled(
 /// `millrace rebuild`.
 pub(crate) async fn rebuild(args: RebuildArgs) -> anyhow::Result<ExitCode> {
     let pool = connect(&args.views).await?;
-    if let Some(wrong) = unknown(&pool, &args.view).await? {
-        return Ok(wrong);
-    }
     let mut conn = pool.acquire().await?;
-    let resets = rebuild::ask(&mut conn, &args.view).await?;
-    if resets.is_empty() {
-        bail!(
-            "{} has never read a partition, so there is nothing to rebuild: start the projections",
-            args.view
+    let topic = args.aggregate.as_deref().map(event::events_topic);
+    let views = match (args.view, &topic) {
+        (Some(view), _) => match unknown(&pool, &view).await? {
+            Some(wrong) => return Ok(wrong),
+            None => vec![view],
+        },
+        (None, Some(topic)) if !names(&pool).await?.is_empty() => {
+            rebuild::readers(&mut conn, topic).await?
+        }
+        (None, _) => Vec::new(),
+    };
+    if views.is_empty() {
+        let topic = topic.unwrap_or_default();
+        eprintln!(
+            "millrace: no view has read {topic}: is it the right aggregate type, and do the projections run?"
         );
+        return Ok(ExitCode::from(2));
     }
-    if !args.wait {
+    // All are asked for before the first is waited for: they are built side by side.
+    let mut asked = Vec::new();
+    for view in views {
+        let resets = rebuild::ask_for(&mut conn, &view, topic.as_deref()).await?;
+        if resets.is_empty() {
+            bail!(
+                "{view} has never read a partition, so there is nothing to rebuild: start the projections"
+            );
+        }
         crate::output::line(&format!(
-            "rebuild of {} over {} partitions asked for; `millrace status` shows how far it is",
-            args.view,
+            "rebuild of {view} over {} partitions asked for; `millrace status` shows how far it is",
             resets.len()
         ))?;
-        return Ok(ExitCode::SUCCESS);
+        asked.push((view, resets));
     }
+    if args.wait {
+        let timeout = Duration::from_secs(args.timeout_s);
+        for (view, resets) in &asked {
+            until_rebuilt(&mut conn, (view, resets), timeout).await?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows the progress on a terminal until readers see the new rows.
+async fn until_rebuilt(
+    conn: &mut PgConnection,
+    (view, resets): (&str, &[i64]),
+    timeout: Duration,
+) -> anyhow::Result<()> {
     let begun = Instant::now();
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
         "{wide_bar} {human_pos} of {human_len} offsets, {elapsed} {msg}",
     )?);
     loop {
-        let progress = rebuild::progress(&mut conn, &args.view, &resets).await?;
+        let progress = rebuild::progress(conn, view, resets).await?;
         bar.set_length(u64::try_from(progress.target).unwrap_or(0));
         bar.set_position(u64::try_from(progress.read).unwrap_or(0));
         bar.set_message(if progress.build.is_some() {
@@ -187,12 +222,11 @@ pub(crate) async fn rebuild(args: RebuildArgs) -> anyhow::Result<ExitCode> {
         if progress.open == 0 {
             break;
         }
-        if begun.elapsed() > Duration::from_secs(args.timeout_s) {
+        if begun.elapsed() > timeout {
             bar.abandon();
             bail!(
-                "the rebuild of {} is not done after {} s ({} of {} offsets); it goes on: `millrace status`",
-                args.view,
-                args.timeout_s,
+                "the rebuild of {view} is not done after {} s ({} of {} offsets); it goes on: `millrace status`",
+                timeout.as_secs(),
                 progress.read,
                 progress.target
             );
@@ -201,11 +235,9 @@ pub(crate) async fn rebuild(args: RebuildArgs) -> anyhow::Result<ExitCode> {
     }
     bar.finish_and_clear();
     crate::output::line(&format!(
-        "{} is rebuilt, in {:.1} s",
-        args.view,
+        "{view} is rebuilt, in {:.1} s",
         begun.elapsed().as_secs_f64()
-    ))?;
-    Ok(ExitCode::SUCCESS)
+    ))
 }
 
 /// The views' database, or within five seconds the reason why not.

@@ -41,7 +41,7 @@ use crate::projection::builds::BuildError;
 use crate::projection::sink::database;
 use crate::projection::{ApplyError, Decoder, Projector, RUNBOOK, is_outage};
 
-pub use plan::{Progress, ask, progress};
+pub use plan::{Progress, ask, ask_for, progress, readers};
 
 const APPLICATION: &str = "millrace rebuild";
 /// How long a build that is told to stop may take to free its lease; it ends without that otherwise.

@@ -21,12 +21,33 @@ pub(super) struct Plan {
 
 /// Asks for a rebuild of every partition of a view and returns the ids of the resets; `millrace rebuild VIEW`.
 pub async fn ask(conn: &mut PgConnection, view: &str) -> Result<Vec<i64>, sqlx::Error> {
+    ask_for(conn, view, None).await
+}
+
+/// The same for one of its topics alone.
+pub async fn ask_for(
+    conn: &mut PgConnection,
+    view: &str,
+    topic: Option<&str>,
+) -> Result<Vec<i64>, sqlx::Error> {
     sqlx::query_scalar(
         "INSERT INTO millrace_views.resets (view, topic, partition, target, next)
-         SELECT view, topic, partition, 0, next FROM millrace_views.checkpoints WHERE view = $1
+         SELECT view, topic, partition, 0, next FROM millrace_views.checkpoints
+         WHERE view = $1 AND ($2::text IS NULL OR topic = $2)
          RETURNING id",
     )
     .bind(view)
+    .bind(topic)
+    .fetch_all(conn)
+    .await
+}
+
+/// Views that have read a topic, by name.
+pub async fn readers(conn: &mut PgConnection, topic: &str) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT DISTINCT view FROM millrace_views.checkpoints WHERE topic = $1 ORDER BY view",
+    )
+    .bind(topic)
     .fetch_all(conn)
     .await
 }

@@ -185,6 +185,15 @@ async fn skipped_events_show_until_a_rebuild(
     }
     assert_eq!(world.customer_totals().await?, all);
     assert_eq!(reqwest::get(&url).await?.status(), 200);
+
+    let told = world.done(&["rebuild", "--aggregate", "order", "--wait"])?;
+    for view in ["customer-totals", "event-log", "orders"] {
+        assert!(told.contains(&format!("{view} is rebuilt")), "{told}");
+    }
+    assert!(!told.contains("stock"), "{told}");
+    assert_eq!(world.customer_totals().await?, all);
+    let unknown = world.run(&["rebuild", "--aggregate", "nothing"])?;
+    assert_eq!(unknown.status.code(), Some(2));
     Ok(projections)
 }
 
