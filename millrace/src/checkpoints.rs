@@ -3,6 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::log::Key;
 use crate::position::JournalPosition;
@@ -44,25 +45,31 @@ macro_rules! table {
             advance: concat!(
                 "WITH batch AS (
                      SELECT * FROM unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[],
-                                          $7::bigint[], $8::bigint[], $9::bigint[], $10::timestamptz[])
-                         u (topic, partition, epoch, expected, next, generation, xid, position, event_time)
+                                          $7::bigint[], $8::bigint[], $9::bigint[], $10::timestamptz[],
+                                          $11::uuid[], $12::bigint[])
+                         u (topic, partition, epoch, expected, next, generation, xid, position, event_time,
+                            event_id, events)
                  ), mine AS (
                      SELECT c.topic, c.partition FROM ", $schema, ".checkpoints c
                      JOIN batch u ON u.topic = c.topic AND u.partition = c.partition
-                     WHERE c.", $owner, " = $1 AND ($11 OR (c.epoch = u.epoch AND c.next = u.expected))
+                     WHERE c.", $owner, " = $1 AND ($13 OR (c.epoch = u.epoch AND c.next = u.expected))
                      ORDER BY c.topic, c.partition FOR UPDATE OF c
                  )
                  UPDATE ", $schema, ".checkpoints c
                  SET next = u.next, generation = coalesce(u.generation::int, c.generation),
                      xid = coalesce(u.xid, c.xid), position = coalesce(u.position, c.position),
                      event_time = coalesce(u.event_time, c.event_time),
+                     event_id = coalesce(u.event_id, c.event_id), events = c.events + u.events,
+                     first_seen = CASE WHEN u.events > 0 THEN coalesce(c.first_seen, now()) ELSE c.first_seen END,
+                     last_seen = CASE WHEN u.events > 0 THEN now() ELSE c.last_seen END,
                      updated_at = now(), error = NULL, error_at = NULL
                  FROM mine JOIN batch u ON u.topic = mine.topic AND u.partition = mine.partition
                  WHERE c.", $owner, " = $1 AND c.topic = mine.topic AND c.partition = mine.partition
                  RETURNING c.topic, c.partition"
             ),
             record_error: concat!(
-                "UPDATE ", $schema, ".checkpoints SET error = $5, error_at = now()
+                "UPDATE ", $schema, ".checkpoints
+                 SET error = $5, error_at = now(), errors = errors + 1, last_error = $5, last_error_at = now()
                  WHERE ", $owner, " = $1 AND topic = $2 AND partition = $3 AND epoch = $4"
             ),
         }
@@ -170,6 +177,7 @@ impl Table {
         let topics: Vec<&str> = moves.iter().map(|step| step.topic.as_str()).collect();
         let numbers: Vec<i32> = moves.iter().map(|step| step.partition).collect();
         let times: Vec<Option<DateTime<Utc>>> = moves.iter().map(|step| step.event_time).collect();
+        let ids: Vec<Option<Uuid>> = moves.iter().map(|step| step.event_id).collect();
         let moved: Vec<Key> = sqlx::query_as(self.advance)
             .bind(owner)
             .bind(topics)
@@ -181,6 +189,8 @@ impl Table {
             .bind(part(|position| position.xid))
             .bind(part(|position| position.position))
             .bind(times)
+            .bind(ids)
+            .bind(column(|step| step.events))
             .bind(unfenced)
             .fetch_all(tx)
             .await?;

@@ -16,6 +16,7 @@ pub mod config;
 pub mod effect;
 pub mod event;
 mod failing;
+pub mod handled;
 pub mod http;
 pub mod journal;
 pub mod json;

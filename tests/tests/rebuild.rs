@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use millrace::projection::checkpoint::{self, Move};
+use millrace::projection::checkpoint::{self, Checkpoint, Move};
 use millrace::rebuild::{self, Builder, RebuildError, Work};
 use tokio_util::sync::CancellationToken;
 
@@ -245,14 +245,16 @@ async fn a_sink_that_slept_through_a_swap_moves_no_checkpoint() -> Result<()> {
             .await?;
     ask(&stage).await?;
     build(&stage, &stage.builder()).await?;
-    let step = Move {
+    let claimed = Checkpoint {
         topic: stage.topic.clone(),
         partition: 0,
         epoch,
-        expected: next,
-        next: next + 1,
+        next,
         position: None,
-        event_time: None,
+    };
+    let step = Move {
+        next: next + 1,
+        ..claimed.stay()
     };
     let mut tx = stage.pool.begin().await?;
     let lost = checkpoint::advance(&mut tx, "seats", &[step]).await?;

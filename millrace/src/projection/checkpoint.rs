@@ -8,6 +8,7 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
 
 use crate::checkpoints::VIEWS;
 use crate::position::JournalPosition;
@@ -117,15 +118,38 @@ pub struct Move {
     pub position: Option<JournalPosition>,
     /// Its time.
     pub event_time: Option<DateTime<Utc>>,
+    /// Its id.
+    pub event_id: Option<Uuid>,
+    /// How many records are taken in.
+    pub events: i64,
+}
+
+impl Checkpoint {
+    /// A move that stays where the checkpoint is: it proves that it is still ours, and records extend it.
+    pub fn stay(&self) -> Move {
+        Move {
+            topic: self.topic.clone(),
+            partition: self.partition,
+            epoch: self.epoch,
+            expected: self.next,
+            next: self.next,
+            position: None,
+            event_time: None,
+            event_id: None,
+            events: 0,
+        }
+    }
 }
 
 impl Move {
     /// Takes in a record that follows.
     pub fn extend(&mut self, record: &Record) {
         self.next = record.offset + 1;
+        self.events += 1;
         if let Ok(envelope) = &record.envelope {
             self.position = Some(envelope.metadata.position);
             self.event_time = Some(envelope.metadata.occurred_at);
+            self.event_id = Some(envelope.metadata.event_id);
         }
     }
 }
@@ -214,13 +238,9 @@ pub async fn record_skip(
     .execute(&mut *tx)
     .await?;
     let step = Move {
-        topic: checkpoint.topic.clone(),
-        partition: checkpoint.partition,
-        epoch: checkpoint.epoch,
-        expected: checkpoint.next,
         next: target,
         position: last,
-        event_time: None,
+        ..checkpoint.stay()
     };
     Ok(advance(tx, view, &[step]).await?.is_empty())
 }

@@ -361,13 +361,9 @@ async fn a_stale_owner_writes_nothing_and_the_true_owner_goes_on() -> Result<()>
     world.until(&totals, 2).await?;
     // The true owner has proven itself and claimed again: the zombie's epoch is worth nothing.
     let step = Move {
-        topic: stale.topic.clone(),
-        partition: stale.partition,
-        epoch: stale.epoch,
         expected: 2,
         next: 3,
-        position: None,
-        event_time: None,
+        ..stale.stay()
     };
     let lost = checkpoint::advance(&mut conn, view.name(), &[step]).await?;
     assert_eq!(lost, key);

@@ -205,13 +205,8 @@ impl Session<'_> {
         let mut moves: BTreeMap<Key, Move> = BTreeMap::new();
         for claim in self.core.running() {
             let step = Move {
-                topic: claim.topic.clone(),
-                partition: claim.partition,
-                epoch: claim.epoch,
-                expected: claim.next,
-                next: claim.next,
                 position: claim.position,
-                event_time: None,
+                ..claim.stay()
             };
             moves.insert((claim.topic, claim.partition), step);
         }

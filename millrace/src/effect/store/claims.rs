@@ -122,13 +122,9 @@ pub(in crate::effect) async fn set(
 ) -> Result<bool, sqlx::Error> {
     let mut tx = conn.begin().await?;
     let step = Move {
-        topic: claim.topic.clone(),
-        partition: claim.partition,
-        epoch: claim.epoch,
-        expected: claim.next,
         next: target,
         position: mark.max(claim.position),
-        event_time: None,
+        ..claim.stay()
     };
     if !EFFECTS
         .advance(&mut tx, effect, &[step], false)

@@ -10,7 +10,7 @@ use super::assign::{Core, Held, commit};
 use super::run::{Outcome, Session};
 use crate::log::Key;
 use crate::log::consumer::{self, list_of};
-use crate::projection::checkpoint::{self, Checkpoint, Move};
+use crate::projection::checkpoint::{self, Checkpoint};
 use crate::projection::{ApplyError, ParkedKey, Request, builds, park};
 
 /// Longest wait for a broker that may be away; polling stands still meanwhile.
@@ -253,18 +253,9 @@ fn release(
     request: Request,
 ) -> Result<Outcome, SinkError> {
     let build = core.state().build.clone().ok_or(sqlx::Error::RowNotFound)?;
-    let step = Move {
-        topic: claim.topic.clone(),
-        partition: claim.partition,
-        epoch: claim.epoch,
-        expected: claim.next,
-        next: claim.next,
-        position: None,
-        event_time: None,
-    };
     core.on_database(async |conn| {
         let mut tx = conn.begin().await?;
-        let lost = checkpoint::advance(&mut tx, &build.view, &[step]).await?;
+        let lost = checkpoint::advance(&mut tx, &build.view, &[claim.stay()]).await?;
         if !lost.is_empty() {
             tx.rollback().await?;
             return Ok(Outcome::Lost(lost));

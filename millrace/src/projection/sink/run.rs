@@ -345,16 +345,7 @@ impl Session<'_> {
         let mut moves: BTreeMap<Key, Move> = BTreeMap::new();
         for claim in state.held.values() {
             if let Held::Running(claim) = claim {
-                let step = Move {
-                    topic: claim.topic.clone(),
-                    partition: claim.partition,
-                    epoch: claim.epoch,
-                    expected: claim.next,
-                    next: claim.next,
-                    position: None,
-                    event_time: None,
-                };
-                moves.insert((claim.topic.clone(), claim.partition), step);
+                moves.insert((claim.topic.clone(), claim.partition), claim.stay());
             }
         }
         drop(state);
