@@ -67,12 +67,12 @@ pub(crate) fn event(step: usize, customer: usize, at: DateTime<Utc>) -> OrderEve
             coordination: Coordination::default(),
         }
         .into(),
-        1 => OrderConfirmed {}.into(),
+        1 => OrderConfirmed::default().into(),
         2 => OrderShipped {
             tracking_code: Some("JD0146000031".to_owned()),
             products: Vec::new(),
         }
         .into(),
-        _ => OrderDelivered {}.into(),
+        _ => OrderDelivered::default().into(),
     }
 }

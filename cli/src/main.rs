@@ -15,6 +15,7 @@ mod parked;
 mod roles;
 mod schemas;
 mod send;
+mod stats;
 mod status;
 mod tail;
 mod telemetry;

@@ -26,12 +26,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::stats;
+
 /// Paths that the projections serve; a producer alone passes them on.
 fn reads() -> Vec<&'static str> {
     let aliases = projections::queries::ALIASES.iter().map(|(path, _)| *path);
     millrace::http::reads::PATHS
         .into_iter()
         .chain(aliases)
+        .chain([stats::PATH])
         .collect()
 }
 
@@ -149,8 +152,10 @@ impl Running {
         health: &Health,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
+        let stats = stats::router(config.kafka.clone(), &config.views)?;
         if let Some(started) = projections::start(config, health, shutdown.clone()).await? {
-            self.router = std::mem::take(&mut self.router).merge(started.router);
+            let router = std::mem::take(&mut self.router).merge(started.router);
+            self.router = router.merge(stats);
             let done = tokio::spawn(async move { Ok(started.done.await??) });
             self.roles.push(("projections", done));
         }

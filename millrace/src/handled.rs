@@ -1,11 +1,16 @@
 //! What a handler has handled in a partition: kept with its position, in the same transaction.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::log::record::Record;
+
+/// Characters of an error that are kept.
+const ERROR_CHARS_MAX: usize = 300;
+
 /// What a handler has handled in a partition since it first ran; a replay counts again.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, sqlx::FromRow)]
 pub struct Handled {
     /// Id of the last event.
     pub event_id: Option<Uuid>,
@@ -23,4 +28,29 @@ pub struct Handled {
     pub last_error: Option<String>,
     /// When.
     pub last_error_at: Option<DateTime<Utc>>,
+    /// What waits for an operator now: parked aggregates of a view, keys with dead letters of a processor, calls that
+    /// an effect has given up.
+    #[serde(default)]
+    pub failed: i64,
+}
+
+impl Handled {
+    /// One more record was handled.
+    pub(crate) fn extend(&mut self, record: &Record) {
+        let now = Utc::now();
+        self.events += 1;
+        self.first_seen.get_or_insert(now);
+        self.last_seen = Some(now);
+        if let Ok(envelope) = &record.envelope {
+            self.event_id = Some(envelope.metadata.event_id);
+            self.position = Some(envelope.metadata.position.to_string());
+        }
+    }
+
+    /// A record could not be handled, for now or for good.
+    pub(crate) fn failed(&mut self, error: &str) {
+        self.errors += 1;
+        self.last_error = Some(error.chars().take(ERROR_CHARS_MAX).collect());
+        self.last_error_at = Some(Utc::now());
+    }
 }

@@ -31,6 +31,7 @@ pub mod rebuild;
 pub mod registry;
 pub mod relay;
 pub mod startup;
+pub mod stats;
 pub mod telemetry;
 pub mod testing;
 pub mod time;

@@ -95,8 +95,8 @@ fn what_is_not_the_stocks_business_leads_to_nothing() {
         currency: "EUR".into(),
     };
     log.pipe::<OrderEvent>("1", drafted);
-    log.pipe::<OrderEvent>("1", OrderConfirmed {});
-    log.pipe::<OrderEvent>("1", OrderDelivered {});
+    log.pipe::<OrderEvent>("1", OrderConfirmed::default());
+    log.pipe::<OrderEvent>("1", OrderDelivered::default());
     log.pipe::<StockEvent>("tea", StockReceived { quantity: 9 });
     let order_id = "1".to_owned();
     log.pipe::<StockEvent>(

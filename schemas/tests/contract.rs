@@ -46,13 +46,19 @@ fn the_structs_of_an_order_are_what_its_schema_files_say() {
             quantity: 1,
         }
         .into(),
-        OrderConfirmed {}.into(),
+        OrderConfirmed {
+            customer_id: "ada".into(),
+        }
+        .into(),
         OrderShipped {
             tracking_code: Some("t".into()),
             products: products(),
         }
         .into(),
-        OrderDelivered {}.into(),
+        OrderDelivered {
+            customer_id: "ada".into(),
+        }
+        .into(),
         OrderCancelled {
             reason: "r".into(),
             products: products(),

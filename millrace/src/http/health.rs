@@ -48,11 +48,13 @@ impl Health {
         !components.is_empty() && components.values().all(Option::is_none)
     }
 
-    /// `GET /health/live` and `GET /health/ready`, the latter 503 with the reasons until all are ready.
+    /// `GET /health/live` and `GET /health/ready`, the latter 503 with the reasons until all are ready; `GET /events/health`
+    /// is the same as that.
     pub fn router(&self) -> Router {
         Router::new()
             .route("/health/live", get(|| async { "alive\n" }))
             .route("/health/ready", get(ready))
+            .route("/events/health", get(ready))
             .with_state(self.clone())
     }
 }

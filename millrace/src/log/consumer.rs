@@ -17,7 +17,7 @@ use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
-use super::offsets::{self, Committed};
+use super::offsets::Committed;
 use super::record::Record;
 
 /// Topic and partition.
@@ -231,12 +231,12 @@ pub(crate) fn committed<C: ConsumerContext>(
 pub(crate) fn add_commit(
     list: &mut TopicPartitionList,
     (topic, partition): (&str, i32),
-    epoch: i64,
     next: i64,
+    metadata: String,
 ) -> KafkaResult<()> {
     let mut element = list.add_partition(topic, partition);
     element.set_offset(Offset::Offset(next))?;
-    element.set_metadata(offsets::metadata(epoch, next));
+    element.set_metadata(metadata);
     Ok(())
 }
 

@@ -17,8 +17,9 @@ use super::block::{About, Block, Request};
 use super::letter::{self, Cause, Letter, State};
 use super::{HandleError, Handler, Order, Outgoing, RunError};
 use crate::codec::Codec;
+use crate::handled::Handled;
 use crate::log::Key;
-use crate::log::offsets::Committed;
+use crate::log::offsets::{Committed, metadata_with};
 use crate::log::record::Record;
 use crate::projection::LearnError;
 use crate::telemetry::consumers::Position;
@@ -68,8 +69,8 @@ pub(crate) struct Claim {
 pub(crate) struct Step {
     /// Records, in this order.
     pub(crate) outgoing: Vec<Outgoing>,
-    /// The next offset of each partition that is concerned, and how often it was claimed.
-    pub(crate) offsets: BTreeMap<Key, (i64, i64)>,
+    /// The next offset of each partition that is concerned, with its metadata.
+    pub(crate) offsets: BTreeMap<Key, Committed>,
     /// Events handled.
     pub(crate) handled: usize,
     /// Commands emitted.
@@ -93,6 +94,7 @@ struct Partition {
     number: i32,
     epoch: i64,
     next: i64,
+    handled: Handled,
     /// Nothing with our metadata is committed yet, so even an idle partition commits once.
     unsigned: bool,
     /// What a reset leads to; written before anything else.
@@ -155,6 +157,7 @@ impl Engine {
             number,
             epoch: committed.map_or(0, Committed::epoch) + 1,
             next,
+            handled: committed.map(Committed::handled).unwrap_or_default(),
             unsigned: committed.is_none_or(Committed::is_reset),
             opening: Vec::new(),
             queue: VecDeque::new(),
@@ -304,6 +307,7 @@ impl Engine {
                         attempts,
                     ));
                     if cause != Cause::Behind {
+                        partition.handled.failed(&reason);
                         step.failure = Some(reason.clone());
                     }
                     // What is no event at all stands in no order with the events of that key.
@@ -315,6 +319,7 @@ impl Engine {
                     }
                 }
                 Ended::Again(pause, reason) => {
+                    partition.handled.failed(&reason);
                     step.failure = Some(reason);
                     partition.due = now + pause;
                     partition.queue.push_front(record);
@@ -329,6 +334,7 @@ impl Engine {
             }
             self.tries.remove(&(key.clone(), record.offset));
             partition.next = record.offset + 1;
+            partition.handled.extend(&record);
             moved = true;
         }
         for record_key in dirty {
@@ -336,8 +342,7 @@ impl Engine {
                 .push(partition.block_record(&self.group, &record_key));
         }
         if moved {
-            step.offsets
-                .insert(key.clone(), (partition.epoch, partition.next));
+            step.offsets.insert(key.clone(), partition.committed());
         }
         self.partitions.insert(key.clone(), partition);
     }
@@ -508,14 +513,22 @@ impl Engine {
         let mut opening = std::mem::take(&mut partition.opening);
         opening.append(&mut step.outgoing);
         step.outgoing = opening;
-        step.offsets
-            .insert(key.clone(), (partition.epoch, partition.next));
+        step.offsets.insert(key.clone(), partition.committed());
         self.partitions.insert(key.clone(), partition);
         step
     }
 }
 
 impl Partition {
+    /// What is to be committed about it.
+    fn committed(&mut self) -> Committed {
+        self.handled.failed = self.blocks.len() as i64;
+        Committed {
+            offset: self.next,
+            metadata: metadata_with(self.epoch, self.next, &self.handled),
+        }
+    }
+
     /// Opens or extends the block of a dead letter's key.
     fn block(&mut self, record: &Record, (reason, attempts): (String, u32), order: Order) {
         let key = record.key.clone().unwrap_or_default();

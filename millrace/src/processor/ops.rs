@@ -14,9 +14,11 @@ use super::{
     Block, Handler, Letter, Request, blocked_topic, dlq_topic, fold_letters, redrive_request,
 };
 use crate::config::KafkaConfig;
+use crate::handled::Handled;
 use crate::log::Key;
 use crate::log::client;
 use crate::log::consumer::{self, KAFKA_TIMEOUT};
+use crate::log::offsets::Committed;
 use crate::log::read::{PartitionReader, ReadError};
 use crate::projection::ops::ends_and_rest;
 
@@ -88,6 +90,9 @@ pub struct PartitionStatus {
     pub lag: i64,
     /// True where no event stands between.
     pub caught_up: bool,
+    /// What it has handled here.
+    #[serde(flatten)]
+    pub handled: Handled,
 }
 
 /// How a processor stands. Blocks; call it on a thread that may.
@@ -124,6 +129,10 @@ pub fn status(kafka: &KafkaConfig, handler: &dyn Handler) -> Result<ProcessorSta
                 end,
                 lag: (end - next).max(0),
                 caught_up: !left,
+                handled: committed
+                    .get(&key)
+                    .map(Committed::handled)
+                    .unwrap_or_default(),
                 topic,
                 partition,
             }

@@ -621,8 +621,14 @@ impl Session<'_> {
             return Err(ProcessorError::AssignmentLost);
         };
         let mut offsets = TopicPartitionList::new();
-        for ((topic, partition), (epoch, next)) in &step.offsets {
-            consumer::add_commit(&mut offsets, (topic, *partition), *epoch, *next)?;
+        for ((topic, partition), committed) in &step.offsets {
+            let metadata = committed.metadata.clone();
+            consumer::add_commit(
+                &mut offsets,
+                (topic, *partition),
+                committed.offset,
+                metadata,
+            )?;
         }
         crash_point("processor.before-begin");
         let outside = offsets_outside();

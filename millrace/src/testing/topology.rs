@@ -20,7 +20,7 @@ use crate::codec::{Codec, Schema, Writer};
 use crate::command::CommandSet;
 use crate::event::{Event, ce_type, commands_topic, events_topic};
 use crate::log::headers;
-use crate::log::offsets::{self, Committed};
+use crate::log::offsets::Committed;
 use crate::log::record::{HeaderBlock, Record};
 use crate::position::{JournalPosition, partition_of};
 use crate::processor::{
@@ -439,16 +439,7 @@ impl TopologyLog {
             for one in step.outgoing {
                 self.append(one);
             }
-            for (key, (epoch, next)) in step.offsets {
-                let metadata = offsets::metadata(epoch, next);
-                member.committed.insert(
-                    key,
-                    Committed {
-                        offset: next,
-                        metadata,
-                    },
-                );
-            }
+            member.committed.extend(step.offsets);
         }
         if lost.is_some() {
             member.engine.forget();

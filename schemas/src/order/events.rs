@@ -12,9 +12,9 @@ millrace::events! {
         OrderItemAdded [1],
         OrderPlaced [1, 2],
         OrderProductReserved [1],
-        OrderConfirmed [1],
+        OrderConfirmed [1, 2],
         OrderShipped [1, 2],
-        OrderDelivered [1],
+        OrderDelivered [1, 2],
         OrderCancelled [1, 2],
     }
     retired { OrderSubmitted [1] => OrderPlaced }
@@ -117,8 +117,12 @@ pub struct OrderProductReserved {
 }
 
 /// Goods and money are settled; the order may be shipped.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct OrderConfirmed {}
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OrderConfirmed {
+    /// Who ordered; since version 2, empty in events of version 1.
+    #[serde(default)]
+    pub customer_id: String,
+}
 
 /// The parcel left.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -132,8 +136,12 @@ pub struct OrderShipped {
 }
 
 /// The customer has the parcel.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct OrderDelivered {}
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OrderDelivered {
+    /// Who ordered; since version 2, empty in events of version 1.
+    #[serde(default)]
+    pub customer_id: String,
+}
 
 /// Nothing more happens to the order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

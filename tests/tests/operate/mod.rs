@@ -4,6 +4,7 @@ mod input;
 mod metrics;
 mod outages;
 mod resets;
+mod stats;
 mod stream;
 mod traces;
 pub(crate) mod world;

@@ -52,7 +52,7 @@ async fn an_order_shows_what_was_placed_and_what_became_of_it() -> Result<(), Te
         product_id: "tea".to_owned(),
         quantity: 2,
     };
-    view.given::<OrderEvent>("1", vec![reserved.into(), OrderConfirmed {}.into()])
+    view.given::<OrderEvent>("1", vec![reserved.into(), OrderConfirmed::default().into()])
         .await?;
     let drafted = OrderDrafted {
         customer_id: "bob".to_owned(),
@@ -172,8 +172,11 @@ async fn the_event_log_holds_every_event_as_json() -> Result<(), TestError> {
         &schemas::all(),
     )
     .await?;
-    view.given("1", vec![placed("ada", &[300]), OrderConfirmed {}.into()])
-        .await?;
+    view.given(
+        "1",
+        vec![placed("ada", &[300]), OrderConfirmed::default().into()],
+    )
+    .await?;
     let rows = view.rows().await?;
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[0]["aggregate"], "order");

@@ -21,6 +21,7 @@ use super::run::{Core, EffectError};
 use super::{group, store};
 use crate::log::client;
 use crate::log::consumer::{self, Context, GroupConsumer, Key, Polled, list_of};
+use crate::log::offsets::metadata;
 use crate::projection::Record;
 use crate::projection::checkpoint::{Checkpoint, Move};
 use crate::telemetry::consumers::STATISTICS_MS;
@@ -301,5 +302,6 @@ impl Session<'_> {
 /// Adds a claim's offset with our metadata.
 fn add_commit(list: &mut TopicPartitionList, claim: &Checkpoint) -> Result<(), KafkaError> {
     let key = (claim.topic.as_str(), claim.partition);
-    consumer::add_commit(list, key, claim.epoch, claim.next)
+    let metadata = metadata(claim.epoch, claim.next);
+    consumer::add_commit(list, key, claim.next, metadata)
 }

@@ -262,8 +262,11 @@ async fn partitions(
     let checkpoints: Vec<Checkpoint> = sqlx::query_as(
         "SELECT topic, partition, next, epoch, event_time, claimed_by, error, error_at, updated_at,
                 nullif(format('%s:%s:%s', generation, xid, position), '::') AS position,
-                event_id, events, first_seen, last_seen, errors, last_error, last_error_at
-         FROM millrace_views.checkpoints WHERE view = $1 ORDER BY topic, partition",
+                event_id, events, first_seen, last_seen, errors, last_error, last_error_at,
+                (SELECT count(*) FROM millrace_views.parked p
+                 JOIN millrace_views.views v ON v.name = p.view AND v.live_build = p.build
+                 WHERE p.view = c.view AND p.topic = c.topic AND p.partition = c.partition) AS failed
+         FROM millrace_views.checkpoints c WHERE view = $1 ORDER BY topic, partition",
     )
     .bind(view)
     .fetch_all(pool)

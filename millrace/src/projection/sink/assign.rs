@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Health, SinkConfig, SinkError, crash_point, database, reader};
 use crate::log::Key;
 use crate::log::consumer::{self, GroupConsumer, KAFKA_TIMEOUT, Member};
+use crate::log::offsets::metadata;
 use crate::projection::checkpoint::{self, Beginning, Checkpoint};
 use crate::projection::reset::{self, Committed, Verdict};
 use crate::projection::{Build, Decoder, Projector, Start, builds};
@@ -400,5 +401,6 @@ pub(super) fn add_commit(
     claim: &Checkpoint,
     next: i64,
 ) -> KafkaResult<()> {
-    consumer::add_commit(list, (&claim.topic, claim.partition), claim.epoch, next)
+    let metadata = metadata(claim.epoch, next);
+    consumer::add_commit(list, (&claim.topic, claim.partition), next, metadata)
 }

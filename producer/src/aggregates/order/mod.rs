@@ -173,7 +173,7 @@ impl Aggregate for Order {
             OrderCommand::ExpireOrder(ExpireOrder {}) => return self.expire(),
             OrderCommand::ConfirmOrder(ConfirmOrder {}) => {
                 self.must_be(Status::Placed, "placed")?;
-                OrderConfirmed {}.into()
+                self.confirmed()
             }
             OrderCommand::ShipOrder(ShipOrder { tracking_code }) => {
                 self.must_be(Status::Confirmed, "confirmed")?;
@@ -185,7 +185,8 @@ impl Aggregate for Order {
             }
             OrderCommand::DeliverOrder(DeliverOrder {}) => {
                 self.must_be(Status::Shipped, "shipped")?;
-                OrderDelivered {}.into()
+                let customer_id = self.customer_id.clone();
+                OrderDelivered { customer_id }.into()
             }
             OrderCommand::CancelOrder(CancelOrder { reason }) => match self.status {
                 Status::Draft | Status::Placed | Status::Confirmed => self.cancelled(reason),
@@ -323,7 +324,7 @@ impl Order {
             .into(),
         ];
         if self.awaited.len() == 1 {
-            events.push(OrderConfirmed {}.into());
+            events.push(self.confirmed());
         }
         Ok(events)
     }
@@ -367,6 +368,11 @@ impl Order {
             Status::Placed => vec![self.cancelled("not confirmed in time".to_owned())],
             _ => Vec::new(),
         })
+    }
+
+    fn confirmed(&self) -> OrderEvent {
+        let customer_id = self.customer_id.clone();
+        OrderConfirmed { customer_id }.into()
     }
 
     fn cancelled(&self, reason: String) -> OrderEvent {

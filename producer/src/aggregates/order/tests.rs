@@ -40,6 +40,20 @@ fn placed() -> OrderEvent {
     .into()
 }
 
+fn confirmed() -> OrderEvent {
+    OrderConfirmed {
+        customer_id: "ada".into(),
+    }
+    .into()
+}
+
+fn delivered() -> OrderEvent {
+    OrderDelivered {
+        customer_id: "ada".into(),
+    }
+    .into()
+}
+
 /// An order of a cup and, on two lines, of five teas.
 fn placed_two() -> OrderEvent {
     let OrderEvent::OrderPlaced(mut placed) = placed() else {
@@ -209,7 +223,6 @@ fn a_currency_is_three_capital_letters() {
 
 #[test]
 fn an_order_moves_from_placed_to_delivered_in_order() {
-    let confirmed = || OrderEvent::from(OrderConfirmed {});
     let ship = ShipOrder {
         tracking_code: None,
     };
@@ -230,7 +243,7 @@ fn an_order_moves_from_placed_to_delivered_in_order() {
         .then([shipped()]);
     given::<Order>([placed(), confirmed(), shipped()])
         .when(DeliverOrder {})
-        .then([OrderDelivered {}.into()]);
+        .then([delivered()]);
 }
 
 #[test]
@@ -248,7 +261,7 @@ fn an_order_can_be_cancelled_until_it_is_shipped() {
     given::<Order>([placed()])
         .when(cancel())
         .then([cancelled("changed my mind", &[("tea", 2)])]);
-    given::<Order>([placed(), OrderConfirmed {}.into(), shipped.into()])
+    given::<Order>([placed(), confirmed(), shipped.into()])
         .when(cancel())
         .then_rejected(wrong(Status::Shipped, "draft, placed or confirmed"));
 }
@@ -260,7 +273,7 @@ fn an_order_is_confirmed_when_all_its_products_are_reserved_and_not_before() {
         .then([reserved("cup", 1)]);
     given::<Order>([placed_two(), reserved("cup", 1)])
         .when(reservation("tea", 5))
-        .then([reserved("tea", 5), OrderConfirmed {}.into()]);
+        .then([reserved("tea", 5), confirmed()]);
 }
 
 #[test]
@@ -293,7 +306,7 @@ fn an_order_that_was_confirmed_by_hand_stays_so_whatever_the_stock_answers() {
         OrderCommand::from(reservation("tea", 2)),
         shortage("tea", 2).into(),
     ] {
-        given::<Order>([placed(), OrderConfirmed {}.into()])
+        given::<Order>([placed(), confirmed()])
             .when(late)
             .then_nothing();
     }
@@ -341,7 +354,7 @@ fn an_order_expires_unless_it_was_confirmed_or_has_ended() {
     given::<Order>([placed()])
         .when(ExpireOrder {})
         .then([expired.clone()]);
-    given::<Order>([placed(), OrderConfirmed {}.into()])
+    given::<Order>([placed(), confirmed()])
         .when(ExpireOrder {})
         .then_nothing();
     given::<Order>([placed(), expired])
@@ -390,7 +403,7 @@ fn placing_starts_the_time_for_confirmation_and_only_its_outcome_ends_it() {
     let day = std::time::Duration::from_secs(86_400);
     let set = TimerChange::set("confirmation", day, ExpireOrder {});
     assert_eq!(Order::timers(&placed()), [set]);
-    for outcome in [OrderConfirmed {}.into(), cancelled("late", &[])] {
+    for outcome in [confirmed(), cancelled("late", &[])] {
         assert_eq!(
             Order::timers(&outcome),
             [TimerChange::cancel("confirmation")]

@@ -1,0 +1,241 @@
+//! What every handler has handled and what it has left: views, processors and effects in one list, for `GET /events/stats`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use serde::Serialize;
+use sqlx::{FromRow, PgPool};
+
+use crate::config::KafkaConfig;
+use crate::handled::Handled;
+use crate::log::consumer::{self, KAFKA_TIMEOUT};
+use crate::log::offsets::Committed;
+use crate::log::{Key, client};
+use crate::processor::Handler;
+use crate::projection::ops::ends_and_rest;
+use crate::{effect, projection};
+
+/// Why nothing can be said.
+#[derive(Debug, thiserror::Error)]
+pub enum StatsError {
+    /// Kafka.
+    #[error("kafka: {0}")]
+    Kafka(#[from] KafkaError),
+    /// Postgres.
+    #[error("postgres: {0}")]
+    Database(#[from] sqlx::Error),
+}
+
+/// What a handler is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HandlerKind {
+    /// Keeps rows.
+    View,
+    /// Sends commands.
+    Processor,
+    /// Calls the outside.
+    Effect,
+}
+
+/// A handler over all its partitions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HandlerStats {
+    /// What it is.
+    pub kind: HandlerKind,
+    /// Its name.
+    pub name: String,
+    /// Its consumer group.
+    pub group: String,
+    /// Records handled since it first ran; a replay counts again.
+    pub processed: i64,
+    /// At most this many are left: transaction markers between them count. 0 where nothing is.
+    pub unprocessed: i64,
+    /// What waits for an operator, as [`Handled::failed`].
+    pub failed: i64,
+    /// How often it stood still.
+    pub errors: i64,
+    /// By topic and partition.
+    pub partitions: Vec<PartitionStats>,
+}
+
+/// A handler on one partition.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PartitionStats {
+    /// Topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// At most this many records are left.
+    pub unprocessed: i64,
+    /// What it has handled.
+    #[serde(flatten)]
+    pub handled: Handled,
+}
+
+/// Where a handler stands, as it is stored.
+#[derive(FromRow)]
+struct Position {
+    name: String,
+    topic: String,
+    partition: i32,
+    next: i64,
+    #[sqlx(flatten)]
+    handled: Handled,
+}
+
+/// Every view and effect that ever ran on this database, and these processors.
+pub async fn collect(
+    kafka: &KafkaConfig,
+    pool: &PgPool,
+    processors: Vec<Arc<dyn Handler>>,
+) -> Result<Vec<HandlerStats>, StatsError> {
+    let views = stored(pool, VIEWS, "millrace_views.checkpoints").await?;
+    let effects = stored(pool, EFFECTS, "millrace_effects.checkpoints").await?;
+    let kafka = kafka.clone();
+    let asked = tokio::task::spawn_blocking(move || {
+        let processors = of_processors(&kafka, &processors)?;
+        let all = views
+            .into_iter()
+            .map(|one| (HandlerKind::View, projection::ops::group(&one.name), one))
+            .chain(processors)
+            .chain(
+                effects
+                    .into_iter()
+                    .map(|one| (HandlerKind::Effect, effect::group(&one.name), one)),
+            );
+        of_handlers(&kafka, all.collect())
+    });
+    Ok(asked
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
+}
+
+const VIEWS: &str = "
+SELECT c.view AS name, c.topic, c.partition, c.next,
+       nullif(format('%s:%s:%s', c.generation, c.xid, c.position), '::') AS position,
+       c.event_id, c.events, c.first_seen, c.last_seen, c.errors, c.last_error, c.last_error_at,
+       (SELECT count(*) FROM millrace_views.parked p
+        JOIN millrace_views.views v ON v.name = p.view AND v.live_build = p.build
+        WHERE p.view = c.view AND p.topic = c.topic AND p.partition = c.partition) AS failed
+FROM millrace_views.checkpoints c ORDER BY c.view, c.topic, c.partition";
+
+const EFFECTS: &str = "
+SELECT c.effect AS name, c.topic, c.partition, c.next,
+       nullif(format('%s:%s:%s', c.generation, c.xid, c.position), '::') AS position,
+       c.event_id, c.events, c.first_seen, c.last_seen, c.errors, c.last_error, c.last_error_at,
+       (SELECT count(*) FROM millrace_effects.calls d
+        WHERE d.effect = c.effect AND d.topic = c.topic AND d.partition = c.partition
+          AND d.state = 'dead') AS failed
+FROM millrace_effects.checkpoints c ORDER BY c.effect, c.topic, c.partition";
+
+async fn stored(
+    pool: &PgPool,
+    sql: &'static str,
+    table: &str,
+) -> Result<Vec<Position>, sqlx::Error> {
+    let there: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .bind(table)
+        .fetch_one(pool)
+        .await?;
+    match there {
+        true => sqlx::query_as(sql).fetch_all(pool).await,
+        false => Ok(Vec::new()),
+    }
+}
+
+type Placed = (HandlerKind, String, Position);
+
+/// Processors keep nothing but what stands with their group's offsets.
+fn of_processors(
+    kafka: &KafkaConfig,
+    processors: &[Arc<dyn Handler>],
+) -> Result<Vec<Placed>, KafkaError> {
+    let mut placed = Vec::new();
+    for processor in processors {
+        let (group, topic) = (processor.group(), processor.topic());
+        // Without a rebalance: only its committed offsets are read.
+        let consumer: BaseConsumer = client::reader(kafka, "stats")
+            .set("group.id", &group)
+            .create()?;
+        let metadata = consumer.fetch_metadata(Some(&topic), KAFKA_TIMEOUT)?;
+        let partitions = metadata
+            .topics()
+            .iter()
+            .flat_map(|topic| topic.partitions());
+        let keys: Vec<Key> = partitions
+            .map(|partition| (topic.clone(), partition.id()))
+            .collect();
+        for ((topic, partition), committed) in consumer::committed(&consumer, &keys)? {
+            let position = Position {
+                name: processor.name().to_owned(),
+                topic,
+                partition,
+                next: committed.offset,
+                handled: Committed::handled(&committed),
+            };
+            placed.push((HandlerKind::Processor, group.clone(), position));
+        }
+    }
+    Ok(placed)
+}
+
+/// How many records are left behind each position. Handlers that have caught up stand at the same one, so few are asked
+/// about: each round takes one position of every partition.
+fn left(kafka: &KafkaConfig, all: &[Placed]) -> Result<BTreeMap<(Key, i64), i64>, KafkaError> {
+    let mut waiting: BTreeMap<Key, BTreeSet<i64>> = BTreeMap::new();
+    for (_, _, at) in all {
+        let key = (at.topic.clone(), at.partition);
+        waiting.entry(key).or_default().insert(at.next);
+    }
+    let mut left = BTreeMap::new();
+    while !waiting.is_empty() {
+        let round: Vec<(String, i32, i64)> = waiting
+            .iter_mut()
+            .filter_map(|(key, nexts)| Some((key.0.clone(), key.1, nexts.pop_first()?)))
+            .collect();
+        waiting.retain(|_, nexts| !nexts.is_empty());
+        let ends = ends_and_rest(kafka, &round)?;
+        for (topic, partition, next) in round {
+            let key = (topic, partition);
+            let end = ends.get(&key).filter(|end| end.left);
+            let records = end.map_or(0, |end| end.stable - next);
+            left.insert((key, next), records);
+        }
+    }
+    Ok(left)
+}
+
+fn of_handlers(kafka: &KafkaConfig, all: Vec<Placed>) -> Result<Vec<HandlerStats>, KafkaError> {
+    let left = left(kafka, &all)?;
+    let mut handlers: BTreeMap<(HandlerKind, String), HandlerStats> = BTreeMap::new();
+    for (kind, group, at) in all {
+        let key = (at.topic, at.partition);
+        let unprocessed = left.get(&(key.clone(), at.next)).copied().unwrap_or(0);
+        let handler = handlers
+            .entry((kind, at.name.clone()))
+            .or_insert_with(|| HandlerStats {
+                kind,
+                name: at.name,
+                group,
+                processed: 0,
+                unprocessed: 0,
+                failed: 0,
+                errors: 0,
+                partitions: Vec::new(),
+            });
+        handler.processed += at.handled.events;
+        handler.unprocessed += unprocessed;
+        handler.failed += at.handled.failed;
+        handler.errors += at.handled.errors;
+        handler.partitions.push(PartitionStats {
+            topic: key.0,
+            partition: key.1,
+            unprocessed,
+            handled: at.handled,
+        });
+    }
+    Ok(handlers.into_values().collect())
+}

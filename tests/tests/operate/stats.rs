@@ -1,0 +1,95 @@
+//! `GET /events/stats`: what every handler has handled, also over a kill.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use sqlx::{Connection, PgConnection};
+
+use super::world::{LONG, Orders, World};
+
+async fn stats(world: &World) -> Result<Value> {
+    let answer = reqwest::get(format!("{}/events/stats", world.url)).await?;
+    Ok(answer.error_for_status()?.json().await?)
+}
+
+fn number(of: &Value, name: &str) -> Result<i64> {
+    of[name].as_i64().with_context(|| format!("{name} of {of}"))
+}
+
+/// The stats as soon as nothing is left to anybody and as many events are there.
+async fn settled(world: &World, total: i64) -> Result<Value> {
+    let begun = Instant::now();
+    loop {
+        let stats = stats(world).await?;
+        if number(&stats, "unprocessed")? == 0 && number(&stats, "total")? == total {
+            return Ok(stats);
+        }
+        ensure!(begun.elapsed() < LONG, "{stats}\n{}", world.logs());
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_handler_has_counted_every_event_once_although_its_process_was_killed() -> Result<()>
+{
+    let world = World::start()?;
+    let mut process = world.up()?;
+    process.ready().await?;
+    let orders = Orders::new(0, 300);
+    world.send("first.ndjson", &orders)?;
+    // In the middle of what follows from them.
+    drop(process);
+    let mut process = world.up()?;
+    process.ready().await?;
+    let more = Orders::new(300, 20);
+    world.send("more.ndjson", &more)?;
+    let placed = (orders.accepted() + more.accepted()) as i64;
+    let confirmed = "SELECT count(*) FROM views.orders WHERE status = 'confirmed'";
+    world.until_number(confirmed, placed).await?;
+
+    let mut journal = PgConnection::connect(world.servers.database_url()).await?;
+    let counted: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT aggregate_type || '.events', count(*) FROM millrace.events GROUP BY aggregate_type",
+    )
+    .fetch_all(&mut journal)
+    .await?;
+    let counted: BTreeMap<String, i64> = counted.into_iter().collect();
+    let total = counted.values().sum();
+    let stats = settled(&world, total).await?;
+    assert_eq!(number(&stats, "processed")?, total);
+    assert_eq!(number(&stats, "failed")?, 0);
+    let handlers = stats["handlers"].as_array().context("no handlers")?;
+    for (name, topics) in [
+        ("orders", &["order.events"][..]),
+        ("customer-totals", &["order.events"]),
+        ("stock", &["stock.events"]),
+        ("event-log", &["order.events", "stock.events"]),
+        ("order-stock", &["order.events"]),
+        ("stock-order", &["stock.events"]),
+    ] {
+        let mut named = handlers.iter().filter(|handler| handler["name"] == name);
+        let handler = named
+            .next()
+            .with_context(|| format!("no {name} in {stats}"))?;
+        let wanted: i64 = topics.iter().map(|topic| counted[*topic]).sum();
+        assert_eq!(number(handler, "processed")?, wanted, "{handler}");
+        for partition in handler["partitions"].as_array().context("no partitions")? {
+            if number(partition, "events")? == 0 {
+                continue;
+            }
+            let last: uuid::Uuid = serde_json::from_value(partition["event_id"].clone())?;
+            let position: String = sqlx::query_scalar(
+                "SELECT format('%s:%s:%s', e.generation, e.xid, e.position)
+                 FROM millrace.events e WHERE e.event_id = $1",
+            )
+            .bind(last)
+            .fetch_one(&mut journal)
+            .await?;
+            assert_eq!(partition["position"], position.as_str(), "{name}");
+            assert!(partition["last_seen"].as_str() >= partition["first_seen"].as_str());
+        }
+    }
+    Ok(())
+}
