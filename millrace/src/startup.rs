@@ -96,7 +96,7 @@ impl StartError for crate::effect::EffectError {
 
 impl StartError for crate::log::topics::TopicError {
     fn is_transient(&self) -> bool {
-        matches!(self, Self::Kafka { .. })
+        matches!(self, Self::Kafka { .. } | Self::Unseen { .. })
     }
 }
 

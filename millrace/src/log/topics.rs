@@ -52,6 +52,16 @@ pub enum TopicError {
         /// The broker's reason.
         code: RDKafkaErrorCode,
     },
+    /// A topic is there and has no partitions yet: the broker is busy.
+    #[error(
+        "topic {name} was created and does not show within {waited_s} s: look at the broker's log"
+    )]
+    Unseen {
+        /// Which one.
+        name: String,
+        /// How long it was waited for.
+        waited_s: u64,
+    },
     /// The partition of a key hangs on the number of partitions, so another number is refused.
     #[error(
         "topic {name} has {actual} partitions, the configuration says {expected}: set TOPIC_PARTITIONS={actual}, or move to a new topic; keys change partition when the number does"
@@ -65,6 +75,9 @@ pub enum TopicError {
         expected: i32,
     },
 }
+
+/// Longest wait for a topic that was just created.
+const SHOWS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Creates what is missing and checks the partitions of what is there.
 pub async fn ensure(config: &KafkaConfig, topics: &[Topic]) -> Result<(), TopicError> {
@@ -107,7 +120,7 @@ async fn partition_count(
     admin: &rdkafka::admin::AdminClient<rdkafka::client::DefaultClientContext>,
     name: &str,
 ) -> Result<usize, TopicError> {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let deadline = tokio::time::Instant::now() + SHOWS_WITHIN;
     loop {
         let metadata = tokio::task::block_in_place(|| {
             admin
@@ -122,8 +135,14 @@ async fn partition_count(
             .topics()
             .first()
             .map_or(0, |topic| topic.partitions().len());
-        if count > 0 || tokio::time::Instant::now() > deadline {
+        if count > 0 {
             return Ok(count);
+        }
+        if tokio::time::Instant::now() > deadline {
+            return Err(TopicError::Unseen {
+                name: name.to_owned(),
+                waited_s: SHOWS_WITHIN.as_secs(),
+            });
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
 use super::world::{LONG, Orders, World};
@@ -31,6 +31,13 @@ async fn settled(world: &World, total: i64) -> Result<Value> {
     }
 }
 
+/// An order that processors move on.
+fn flowing(number: usize) -> String {
+    let order = json!({"order_id": format!("flowing-{number}"), "customer_id": "ada", "currency": "EUR",
+                       "lines": [{"product_id": "tea", "quantity": 1, "total_cents": 5}]});
+    format!("{order}\n")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_handler_has_counted_every_event_once_although_its_process_was_killed() -> Result<()>
 {
@@ -43,11 +50,17 @@ async fn every_handler_has_counted_every_event_once_although_its_process_was_kil
     drop(process);
     let mut process = world.up()?;
     process.ready().await?;
-    let more = Orders::new(300, 20);
-    world.send("more.ndjson", &more)?;
-    let placed = (orders.accepted() + more.accepted()) as i64;
+    let lines: String = (0..40).map(flowing).collect();
+    let path = world.dir.path().join("flowing.ndjson");
+    std::fs::write(&path, lines)?;
+    let path = path.to_str().context("no path")?;
+    world.done(&["send", path, "--as", "order.PlaceOrder", "--id", "order_id"])?;
+    let placed = (orders.accepted() + 40) as i64;
+    world
+        .until_number("SELECT count(*) FROM views.orders", placed)
+        .await?;
     let confirmed = "SELECT count(*) FROM views.orders WHERE status = 'confirmed'";
-    world.until_number(confirmed, placed).await?;
+    world.until_number(confirmed, 40).await?;
 
     let mut journal = PgConnection::connect(world.servers.database_url()).await?;
     let counted: Vec<(String, i64)> = sqlx::query_as(
