@@ -108,8 +108,8 @@ RETURNING aggregate_id, generation, xid::text::bigint AS xid, position";
 
 // Only where timers change, which most appends do not. A timer whose own command is among the outcomes has fired, whatever
 // else its event says of it. Timers of versions up to the expected one are visible: they were committed before the state was
-// loaded that this append rests on. `changed` is a table of its own: joined with the look-ups in one query, all of them were
-// made anew for every row of `won`, 64 times as many in a batch of 64.
+// loaded that this append rests on. `changed` is a table of its own: joined with the look-ups in one query, they were repeated
+// for rows of `won` (decision 0010).
 const TIMERS: &str = ", changed AS MATERIALIZED (
     SELECT c.id, c.name FROM unnest($19::text[], $20::text[]) AS c (id, name)
     JOIN won ON won.aggregate_id = c.id
