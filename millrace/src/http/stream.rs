@@ -33,8 +33,6 @@ use crate::relay::RelayError;
 use crate::relay::gate::GateRule;
 use crate::relay::read::{self, BatchLimits, JournalEvent, Reader};
 
-/// The path, for a process that forwards it.
-pub const PATH: &str = "/events/stream";
 /// Streams of a process; each has a session with the journal.
 const STREAMS_MAX: usize = 16;
 /// Pause between two looks at a journal that had nothing new.
@@ -58,12 +56,14 @@ struct Streams {
 
 /// The route. Streams end at shutdown; their readers reconnect.
 pub fn router(journal: JournalConfig, registry: Registry, shutdown: CancellationToken) -> Router {
-    Router::new().route(PATH, get(open)).with_state(Streams {
-        journal,
-        registry,
-        places: Arc::new(Semaphore::new(STREAMS_MAX)),
-        shutdown,
-    })
+    Router::new()
+        .route("/events/stream", get(open))
+        .with_state(Streams {
+            journal,
+            registry,
+            places: Arc::new(Semaphore::new(STREAMS_MAX)),
+            shutdown,
+        })
 }
 
 /// Which events are sent; all that are given must match.
@@ -197,14 +197,15 @@ impl Sending {
         let decoded = registry.codec().decode_json(&event.payload);
         let (event_type, data) = decoded.map_err(|error| error.to_string())?;
         let name = ce_type(&event.aggregate_type, &event_type);
+        let headers = headers(event);
         Ok(Event::default()
             .id(event.position.to_string())
             .event(name)
             .json_data(json!({
                 "aggregate": &*event.aggregate_type, "aggregate_id": event.aggregate_id,
                 "sequence": event.sequence, "id": event.event_id, "type": event_type,
-                "time": event.occurred_at, "data": data, "correlation_id": header(event, "correlationid"),
-                "causation_id": header(event, "causationid"), "position": event.position,
+                "time": event.occurred_at, "data": data, "correlation_id": headers["correlationid"],
+                "causation_id": headers["causationid"], "position": event.position,
             })))
     }
 }
@@ -224,11 +225,13 @@ impl Filter {
             && self
                 .correlation_id
                 .as_ref()
-                .is_none_or(|wanted| header(event, "correlationid").as_ref() == Some(wanted))
+                .is_none_or(|wanted| headers(event)["correlationid"] == **wanted)
     }
 }
 
-fn header(event: &JournalEvent, name: &str) -> Option<String> {
-    let headers: serde_json::Value = serde_json::from_str(event.headers.as_deref()?).ok()?;
-    headers.get(name)?.as_str().map(str::to_owned)
+/// Further headers; what is not there reads as null.
+fn headers(event: &JournalEvent) -> serde_json::Value {
+    let text = event.headers.as_deref();
+    text.and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default()
 }
