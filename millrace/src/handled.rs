@@ -34,6 +34,25 @@ pub struct Handled {
     pub failed: i64,
 }
 
+/// The columns of [`Handled`] of a row `c` of checkpoints, but for what has failed.
+macro_rules! columns {
+    () => {
+        "nullif(format('%s:%s:%s', c.generation, c.xid, c.position), '::') AS position,
+         c.event_id, c.events, c.first_seen, c.last_seen, c.errors, c.last_error, c.last_error_at"
+    };
+}
+
+/// What has failed of a row `c` of a view's checkpoints: the parked aggregates of its live build.
+macro_rules! parked {
+    () => {
+        "(SELECT count(*) FROM millrace_views.parked p
+          JOIN millrace_views.views v ON v.name = p.view AND v.live_build = p.build
+          WHERE p.view = c.view AND p.topic = c.topic AND p.partition = c.partition) AS failed"
+    };
+}
+
+pub(crate) use {columns, parked};
+
 impl Handled {
     /// One more record was handled.
     pub(crate) fn extend(&mut self, record: &Record) {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use sqlx::{FromRow, PgPool};
 
 use crate::config::KafkaConfig;
-use crate::handled::Handled;
+use crate::handled::{self, Handled};
 use crate::log::consumer::{self, KAFKA_TIMEOUT};
 use crate::log::offsets::Committed;
 use crate::log::{Key, client};
@@ -113,23 +113,22 @@ pub async fn collect(
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
 }
 
-const VIEWS: &str = "
-SELECT c.view AS name, c.topic, c.partition, c.next,
-       nullif(format('%s:%s:%s', c.generation, c.xid, c.position), '::') AS position,
-       c.event_id, c.events, c.first_seen, c.last_seen, c.errors, c.last_error, c.last_error_at,
-       (SELECT count(*) FROM millrace_views.parked p
-        JOIN millrace_views.views v ON v.name = p.view AND v.live_build = p.build
-        WHERE p.view = c.view AND p.topic = c.topic AND p.partition = c.partition) AS failed
-FROM millrace_views.checkpoints c ORDER BY c.view, c.topic, c.partition";
+const VIEWS: &str = concat!(
+    "SELECT c.view AS name, c.topic, c.partition, c.next, ",
+    handled::columns!(),
+    ", ",
+    handled::parked!(),
+    " FROM millrace_views.checkpoints c ORDER BY c.view, c.topic, c.partition"
+);
 
-const EFFECTS: &str = "
-SELECT c.effect AS name, c.topic, c.partition, c.next,
-       nullif(format('%s:%s:%s', c.generation, c.xid, c.position), '::') AS position,
-       c.event_id, c.events, c.first_seen, c.last_seen, c.errors, c.last_error, c.last_error_at,
-       (SELECT count(*) FROM millrace_effects.calls d
+const EFFECTS: &str = concat!(
+    "SELECT c.effect AS name, c.topic, c.partition, c.next, ",
+    handled::columns!(),
+    ", (SELECT count(*) FROM millrace_effects.calls d
         WHERE d.effect = c.effect AND d.topic = c.topic AND d.partition = c.partition
           AND d.state = 'dead') AS failed
-FROM millrace_effects.checkpoints c ORDER BY c.effect, c.topic, c.partition";
+     FROM millrace_effects.checkpoints c ORDER BY c.effect, c.topic, c.partition"
+);
 
 async fn stored(
     pool: &PgPool,

@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use super::ends::{Ends, ends_and_rest};
 use super::{OpsError, blocking, group};
 use crate::config::KafkaConfig;
-use crate::handled::Handled;
+use crate::handled::{self, Handled};
 
 /// A view as it stands.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -260,13 +260,14 @@ async fn partitions(
     view: &str,
 ) -> Result<Vec<PartitionStatus>, OpsError> {
     let checkpoints: Vec<Checkpoint> = sqlx::query_as(
-        "SELECT topic, partition, next, epoch, event_time, claimed_by, error, error_at, updated_at,
-                nullif(format('%s:%s:%s', generation, xid, position), '::') AS position,
-                event_id, events, first_seen, last_seen, errors, last_error, last_error_at,
-                (SELECT count(*) FROM millrace_views.parked p
-                 JOIN millrace_views.views v ON v.name = p.view AND v.live_build = p.build
-                 WHERE p.view = c.view AND p.topic = c.topic AND p.partition = c.partition) AS failed
-         FROM millrace_views.checkpoints c WHERE view = $1 ORDER BY topic, partition",
+        concat!(
+        "SELECT c.topic, c.partition, c.next, c.epoch, c.event_time, c.claimed_by, c.error, c.error_at,
+                c.updated_at, ",
+        handled::columns!(),
+        ", ",
+        handled::parked!(),
+        " FROM millrace_views.checkpoints c WHERE c.view = $1 ORDER BY c.topic, c.partition"
+    ),
     )
     .bind(view)
     .fetch_all(pool)
