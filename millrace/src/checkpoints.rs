@@ -16,6 +16,7 @@ pub(crate) struct Table {
     raise: &'static str,
     advance: &'static str,
     record_error: &'static str,
+    fenced: &'static str,
 }
 
 macro_rules! table {
@@ -71,6 +72,12 @@ macro_rules! table {
                 "UPDATE ", $schema, ".checkpoints
                  SET error = $5, error_at = now(), errors = errors + 1, last_error = $5, last_error_at = now()
                  WHERE ", $owner, " = $1 AND topic = $2 AND partition = $3 AND epoch = $4"
+            ),
+            fenced: concat!(
+                "SELECT c.topic, c.partition FROM ", $schema, ".checkpoints c
+                 JOIN unnest($2::text[], $3::int[], $4::bigint[]) u (topic, partition, epoch)
+                   ON u.topic = c.topic AND u.partition = c.partition
+                 WHERE c.", $owner, " = $1 AND c.epoch <> u.epoch ORDER BY c.topic, c.partition"
             ),
         }
     };
@@ -199,6 +206,25 @@ impl Table {
             .map(|step| (step.topic.clone(), step.partition))
             .filter(|key| !moved.contains(key))
             .collect())
+    }
+
+    /// Claims of these that are no longer the newest: another member claimed, or the checkpoint was set back.
+    pub(crate) async fn fenced(
+        &self,
+        conn: &mut PgConnection,
+        owner: &str,
+        claims: &[Checkpoint],
+    ) -> Result<Vec<Key>, sqlx::Error> {
+        let topics: Vec<&str> = claims.iter().map(|claim| claim.topic.as_str()).collect();
+        let partitions: Vec<i32> = claims.iter().map(|claim| claim.partition).collect();
+        let epochs: Vec<i64> = claims.iter().map(|claim| claim.epoch).collect();
+        sqlx::query_as(self.fenced)
+            .bind(owner)
+            .bind(topics)
+            .bind(partitions)
+            .bind(epochs)
+            .fetch_all(conn)
+            .await
     }
 
     /// Writes down why a partition stands still, for `status`; only while it is still ours.

@@ -225,6 +225,11 @@ impl Codec {
         Ok(self.reader(schema_id)?.record().to_owned())
     }
 
+    /// Name of the record that this schema describes.
+    pub(crate) fn record_of(&self, schema_id: u32) -> Result<String, CodecError> {
+        Ok(self.reader(schema_id)?.record().to_owned())
+    }
+
     /// Reads a framed value as JSON, in its writer's shape, and the record's name.
     pub fn decode_json(&self, payload: &[u8]) -> Result<(String, serde_json::Value), CodecError> {
         let (schema_id, body) = unframe(payload)?;

@@ -139,3 +139,65 @@ impl FromStr for Properties {
             .map(Self)
     }
 }
+
+/// Which handlers a process runs: all of them, unless one of these names some. Whatever a process leaves out another one must run, or it
+/// stands still.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Chosen {
+    /// Names of the processors that this process runs, separated by commas; all where there is none
+    #[arg(long, env = "PROCESSORS", value_delimiter = ',')]
+    pub processors: Vec<String>,
+    /// Names of the views that this process keeps, separated by commas; all where there is none
+    #[arg(long, env = "VIEWS", value_delimiter = ',')]
+    pub views: Vec<String>,
+    /// Names of the aggregates that this process takes commands from Kafka for, separated by commas; all where there is none
+    #[arg(long, env = "INBOXES", value_delimiter = ',')]
+    pub inboxes: Vec<String>,
+}
+
+/// A name that was chosen and is nobody's.
+#[derive(Debug, thiserror::Error)]
+#[error("{setting}: nobody is named {name}; there are {known}")]
+pub struct NobodyNamed {
+    setting: &'static str,
+    name: String,
+    known: String,
+}
+
+/// Those whose names were chosen; all where none was.
+pub fn chosen<T>(
+    (setting, names): (&'static str, &[String]),
+    all: Vec<T>,
+    name_of: impl Fn(&T) -> &str,
+) -> Result<Vec<T>, NobodyNamed> {
+    let names: Vec<&String> = names.iter().filter(|name| !name.is_empty()).collect();
+    let known: Vec<&str> = all.iter().map(&name_of).collect();
+    if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(NobodyNamed {
+            setting,
+            name: (*name).clone(),
+            known: known.join(", "),
+        });
+    }
+    let is_chosen = |one: &T| names.is_empty() || names.iter().any(|name| *name == name_of(one));
+    Ok(all.into_iter().filter(is_chosen).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_named_is_chosen_and_a_name_of_nobody_is_refused() {
+        let choose = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            chosen(("VIEWS", &names), vec!["halls", "seats"], |one| *one)
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(choose(&[]), Ok(vec!["halls", "seats"]));
+        assert_eq!(choose(&[""]), Ok(vec!["halls", "seats"]));
+        assert_eq!(choose(&["seats"]), Ok(vec!["seats"]));
+        let refused = "VIEWS: nobody is named rows; there are halls, seats";
+        assert_eq!(choose(&["seats", "rows"]), Err(refused.to_owned()));
+    }
+}

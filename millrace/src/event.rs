@@ -25,12 +25,15 @@ pub struct RecordSchema {
     pub retired: bool,
 }
 
-/// The events of one aggregate type.
+/// The events of one aggregate type, or the integration events of one context.
 pub trait Event: Sized + Clone + Send + Sync + 'static {
-    /// The aggregate type in snake case, such as `counter`; its topic is `counter.events`.
+    /// The aggregate type in snake case, such as `counter`, or the context's name.
     const AGGREGATE: &'static str;
     /// Every released schema, oldest version first within a record.
     const SCHEMAS: &'static [RecordSchema];
+
+    /// The topic that they stand in: `counter.events`, or `<context>.published`.
+    fn topic() -> String;
 
     /// The Avro record name of this event, such as `CounterRaised`.
     fn event_type(&self) -> &'static str;
@@ -45,6 +48,14 @@ pub trait Event: Sized + Clone + Send + Sync + 'static {
         body: &[u8],
     ) -> Result<Self, CodecError>;
 }
+
+/// What a context tells others: events with schemas of their own in a topic of their own, so that nobody outside reads,
+/// and thereby holds fast, the inner ones. Implemented by [`integration_events!`](crate::integration_events).
+///
+/// A processor publishes them with [`Outbox::publish`](crate::processor::Outbox::publish). They read like any other
+/// event: by processors, effects, tallies and SQL projections. Not by a fold, which needs every event of an
+/// aggregate: not every inner event is published, so their sequences have gaps.
+pub trait IntegrationEvent: Event {}
 
 /// Where an event stands, who it concerns and what caused it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +112,11 @@ pub fn replies_topic(aggregate: &str) -> String {
     format!("{aggregate}.replies")
 }
 
+/// The topic of a context's integration events: `bookings` -> `bookings.published`.
+pub fn published_topic(context: &str) -> String {
+    format!("{context}.published")
+}
+
 /// The CloudEvents type of an event: `counter` and `CounterRaised` -> `counter.raised`.
 ///
 /// The record's leading aggregate name is dropped, the rest becomes snake case; a record that does not
@@ -149,6 +165,57 @@ pub(crate) fn snake_case(pascal: &str) -> String {
 macro_rules! events {
     (
         $(#[$meta:meta])*
+        pub enum $name:ident for $aggregate:literal in $domain:literal { $($records:tt)+ }
+        $( retired { $($retired:tt)+ } )?
+    ) => {
+        $crate::event_enum! {
+            $crate::event::events_topic, "/";
+            $(#[$meta])*
+            pub enum $name for $aggregate in $domain { $($records)+ }
+            $( retired { $($retired)+ } )?
+        }
+    };
+}
+
+/// Declares the integration events of one context, as [`events!`](crate::events) declares those of an aggregate type.
+///
+/// The file of version `n` is `avro/<domain>/published/<Record>.v<n>.avsc`, the topic `<context>.published`. A context is
+/// not called as an aggregate type is.
+///
+/// ```ignore
+/// millrace::integration_events! {
+///     /// What others may know of bookings.
+///     pub enum BookingsPublished for "bookings" in "venue" {
+///         SeatTaken [1],
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! integration_events {
+    (
+        $(#[$meta:meta])*
+        pub enum $name:ident for $context:literal in $domain:literal { $($records:tt)+ }
+        $( retired { $($retired:tt)+ } )?
+    ) => {
+        $crate::event_enum! {
+            $crate::event::published_topic, "/published/";
+            $(#[$meta])*
+            pub enum $name for $context in $domain { $($records)+ }
+            $( retired { $($retired)+ } )?
+        }
+
+        impl $crate::event::IntegrationEvent for $name {}
+    };
+}
+
+/// The enum over events and its encoding; used by [`events!`](crate::events) and
+/// [`integration_events!`](crate::integration_events).
+#[doc(hidden)]
+#[macro_export]
+macro_rules! event_enum {
+    (
+        $topic:path, $folder:literal;
+        $(#[$meta:meta])*
         pub enum $name:ident for $aggregate:literal in $domain:literal {
             $( $record:ident [$($version:literal),+] ),+ $(,)?
         }
@@ -174,9 +241,13 @@ macro_rules! events {
         impl $crate::event::Event for $name {
             const AGGREGATE: &'static str = $aggregate;
             const SCHEMAS: &'static [$crate::event::RecordSchema] = &[
-                $( $( $crate::record_schema!($domain, "/", $record, $version, false), )+ )+
-                $( $( $( $crate::record_schema!($domain, "/", $old, $old_version, true), )+ )+ )?
+                $( $( $crate::record_schema!($domain, $folder, $record, $version, false), )+ )+
+                $( $( $( $crate::record_schema!($domain, $folder, $old, $old_version, true), )+ )+ )?
             ];
+
+            fn topic() -> ::std::string::String {
+                $topic(Self::AGGREGATE)
+            }
 
             fn event_type(&self) -> &'static str {
                 match self {
@@ -219,8 +290,7 @@ macro_rules! events {
     };
 }
 
-/// The schema of one file beside the calling crate's manifest; used by [`events!`](crate::events) and
-/// [`commands!`](crate::commands).
+/// The schema of one file beside the calling crate's manifest; used by the macros that declare events and commands.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! record_schema {

@@ -10,7 +10,17 @@ use crate::log::record::Record;
 const ERROR_CHARS_MAX: usize = 300;
 
 /// What a handler has handled in a partition since it first ran; a replay counts again.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, sqlx::FromRow)]
+#[derive(
+    Debug,
+    Clone,
+    Default,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    sqlx::FromRow,
+    schemars::JsonSchema,
+)]
 pub struct Handled {
     /// Id of the last event.
     pub event_id: Option<Uuid>,
@@ -32,6 +42,10 @@ pub struct Handled {
     /// an effect has given up.
     #[serde(default)]
     pub failed: i64,
+    /// The last replay that a processor began here; kept with its offset, so that a replay is begun once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[sqlx(default)]
+    pub replay: Option<Uuid>,
 }
 
 /// The columns of [`Handled`] of a row `c` of checkpoints, but for what has failed.

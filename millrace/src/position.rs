@@ -12,7 +12,18 @@ use serde::{Deserialize, Serialize};
 /// generation counts restores of the journal into another cluster, where transaction ids start anew.
 /// Written `generation:xid:position`, as in the `millrace_position` header.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
 )]
 #[serde(into = "String", try_from = "String")]
 pub struct JournalPosition {
@@ -80,7 +91,7 @@ impl TryFrom<String> for JournalPosition {
 ///
 /// A query with `after=<token>` waits until the view has read that partition up to the position.
 /// Written `topic/partition/generation:xid:position`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(into = "String", try_from = "String")]
 pub struct Token {
     /// Topic, such as `counter.events`.

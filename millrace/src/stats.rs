@@ -29,7 +29,7 @@ pub enum StatsError {
 }
 
 /// What a handler is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HandlerKind {
     /// Keeps rows.
@@ -41,7 +41,7 @@ pub enum HandlerKind {
 }
 
 /// A handler over all its partitions.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct HandlerStats {
     /// What it is.
     pub kind: HandlerKind,
@@ -62,7 +62,7 @@ pub struct HandlerStats {
 }
 
 /// A handler on one partition.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct PartitionStats {
     /// Topic.
     pub topic: String,
@@ -76,14 +76,14 @@ pub struct PartitionStats {
 }
 
 /// Where a handler stands, as it is stored.
-#[derive(FromRow)]
-struct Position {
-    name: String,
-    topic: String,
-    partition: i32,
-    next: i64,
+#[derive(Debug, Clone, FromRow)]
+pub(crate) struct Position {
+    pub(crate) name: String,
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) next: i64,
     #[sqlx(flatten)]
-    handled: Handled,
+    pub(crate) handled: Handled,
 }
 
 /// Every view and effect that ever ran on this database, and these processors.
@@ -92,25 +92,35 @@ pub async fn collect(
     pool: &PgPool,
     processors: Vec<Arc<dyn Handler>>,
 ) -> Result<Vec<HandlerStats>, StatsError> {
+    let all = positions(kafka, pool, processors).await?;
+    let kafka = kafka.clone();
+    Ok(blocking(move || of_handlers(&kafka, all)).await?)
+}
+
+/// Where each of them stands.
+pub(crate) async fn positions(
+    kafka: &KafkaConfig,
+    pool: &PgPool,
+    processors: Vec<Arc<dyn Handler>>,
+) -> Result<Vec<Placed>, StatsError> {
     let views = stored(pool, VIEWS, "millrace_views.checkpoints").await?;
     let effects = stored(pool, EFFECTS, "millrace_effects.checkpoints").await?;
     let kafka = kafka.clone();
-    let asked = tokio::task::spawn_blocking(move || {
-        let processors = of_processors(&kafka, &processors)?;
-        let all = views
-            .into_iter()
-            .map(|one| (HandlerKind::View, projection::ops::group(&one.name), one))
-            .chain(processors)
-            .chain(
-                effects
-                    .into_iter()
-                    .map(|one| (HandlerKind::Effect, effect::group(&one.name), one)),
-            );
-        of_handlers(&kafka, all.collect())
-    });
-    Ok(asked
+    let processors = blocking(move || of_processors(&kafka, &processors)).await?;
+    let views = views
+        .into_iter()
+        .map(|one| (HandlerKind::View, projection::ops::group(&one.name), one));
+    let effects = effects
+        .into_iter()
+        .map(|one| (HandlerKind::Effect, effect::group(&one.name), one));
+    Ok(views.chain(processors).chain(effects).collect())
+}
+
+/// librdkafka's calls block, so they run on threads made for it.
+pub(crate) async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(call)
         .await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 const VIEWS: &str = concat!(
@@ -145,7 +155,8 @@ async fn stored(
     }
 }
 
-type Placed = (HandlerKind, String, Position);
+/// What a handler is, its consumer group, and where it stands.
+pub(crate) type Placed = (HandlerKind, String, Position);
 
 /// Processors keep nothing but what stands with their group's offsets.
 fn of_processors(

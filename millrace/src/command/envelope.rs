@@ -116,7 +116,7 @@ fn check_id(what: &str, id: &str) -> Result<(), CommandError> {
 }
 
 /// An event that a command brought about.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct EventRef {
     /// `ce_id` of the event.
     pub id: Uuid,
@@ -128,7 +128,7 @@ pub struct EventRef {
 }
 
 /// The answer to an accepted command: its events are durable.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Accepted {
     /// Aggregate type.
     pub aggregate: &'static str,

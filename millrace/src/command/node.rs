@@ -14,7 +14,8 @@ use crate::aggregate::Aggregate;
 use crate::codec::{Codec, unframe};
 use crate::command::handler::{Pending, WriteSide};
 use crate::command::{Accepted, CommandError, CommandHandler, CommandSet, Envelope, WriteConfig};
-use crate::event::Event;
+use crate::event::{Event, RecordSchema};
+use crate::http::api::any_object;
 use crate::journal::{Journal, load};
 use crate::position::JournalPosition;
 use crate::registry::Registry;
@@ -50,7 +51,7 @@ impl std::str::FromStr for Moment {
 }
 
 /// One event as history shows it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct HistoryEntry {
     /// Version of the aggregate after it.
     pub sequence: i64,
@@ -62,6 +63,7 @@ pub struct HistoryEntry {
     /// When it was accepted.
     pub time: DateTime<Utc>,
     /// Its content, in the shape that it was written in.
+    #[schemars(schema_with = "any_object")]
     pub data: serde_json::Value,
     /// What set off the chain.
     pub correlation_id: Option<String>,
@@ -72,7 +74,7 @@ pub struct HistoryEntry {
 }
 
 /// A part of an aggregate's history.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct HistoryPage {
     /// Aggregate type.
     pub aggregate: &'static str,
@@ -85,7 +87,7 @@ pub struct HistoryPage {
 }
 
 /// An aggregate's state at a moment.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct StateAt {
     /// Aggregate type.
     pub aggregate: &'static str,
@@ -96,11 +98,14 @@ pub struct StateAt {
     /// Time of the last event in it.
     pub at: Option<DateTime<Utc>>,
     /// The state.
+    #[schemars(schema_with = "any_object")]
     pub state: serde_json::Value,
 }
 
 /// One aggregate type, its Rust types erased.
 pub trait Node: Send + Sync {
+    /// The processors and timers that alone send a command of this type; none where anybody may.
+    fn sent_by(&self, command_type: &str) -> &'static [&'static str];
     /// Queues a command that waits for the journal as long as it takes, in order with others to the same aggregate.
     #[doc(hidden)]
     fn submit(&self, envelope: Envelope) -> Result<Pending, CommandError>;
@@ -119,6 +124,10 @@ struct TypedNode<A: Aggregate> {
 }
 
 impl<A: Aggregate> Node for TypedNode<A> {
+    fn sent_by(&self, command_type: &str) -> &'static [&'static str] {
+        A::Command::sent_by(command_type)
+    }
+
     fn submit(&self, mut envelope: Envelope) -> Result<Pending, CommandError> {
         let seen = self.observed.begin(&mut envelope);
         let answer = self.handler.submit(envelope)?;
@@ -257,6 +266,12 @@ pub struct AggregateType {
     pub command_types: &'static [&'static str],
     /// Fields of a command that stand in no id, hash, log or rejects file.
     pub secret_fields: fn(&str) -> &'static [&'static str],
+    /// The processors and timers that alone send a command of this type; none where anybody may.
+    pub sent_by: fn(&str) -> &'static [&'static str],
+    /// Every released schema of its commands, oldest version first within a record.
+    pub command_schemas: &'static [RecordSchema],
+    /// The same of its events.
+    pub event_schemas: &'static [RecordSchema],
     start: fn(&WriteSide) -> Arc<dyn Node>,
 }
 
@@ -267,6 +282,9 @@ impl AggregateType {
             name: A::Event::AGGREGATE,
             command_types: A::Command::TYPES,
             secret_fields: A::Command::secret_fields,
+            sent_by: A::Command::sent_by,
+            command_schemas: A::Command::SCHEMAS,
+            event_schemas: A::Event::SCHEMAS,
             start: |side| {
                 Arc::new(TypedNode::<A> {
                     handler: CommandHandler::start(side),
@@ -282,6 +300,7 @@ impl AggregateType {
 #[derive(Clone)]
 pub struct Commands {
     nodes: BTreeMap<&'static str, Arc<dyn Node>>,
+    aggregates: Arc<[AggregateType]>,
 }
 
 impl Commands {
@@ -304,7 +323,13 @@ impl Commands {
         let started = |one: &AggregateType| (one.name, (one.start)(&side));
         Self {
             nodes: aggregates.iter().map(started).collect(),
+            aggregates: aggregates.into(),
         }
+    }
+
+    /// The aggregate types that it was started with.
+    pub fn aggregates(&self) -> &[AggregateType] {
+        &self.aggregates
     }
 
     /// The node of an aggregate type, for one who keeps it.

@@ -235,6 +235,7 @@ impl<'w, A: Aggregate> Round<'w, A> {
         self.writer.observed.end(appending);
         fail_point!("journal.after-append");
         self.writer.side.appended.notify_one();
+        let mut conflicts = 0;
         for work in appends {
             let lost = !appended.contains_key(&work.aggregate_id);
             if !lost {
@@ -249,9 +250,11 @@ impl<'w, A: Aggregate> Round<'w, A> {
                     // The answer settles this append, but not an earlier one whose answer was lost.
                     job.doubt = *doubt;
                     *decision = Decision::Again;
+                    conflicts += 1;
                 }
             }
         }
+        self.writer.observed.conflicts(conflicts);
         Ok(appended)
     }
 
@@ -297,6 +300,8 @@ impl<'w, A: Aggregate> Round<'w, A> {
         }
         let standing = confirm(connection, A::Event::AGGREGATE, &confirmations).await?;
         fail_point!("journal.after-confirm");
+        let stale = standing.iter().filter(|stands| !**stands).count();
+        self.writer.observed.conflicts(stale);
         Ok(indexes
             .into_iter()
             .zip(standing)

@@ -20,6 +20,10 @@ pub trait CommandSet: Clone + Send + Sync + 'static {
     /// Fields of a command that stand in no id, hash, log or rejects file.
     fn secret_fields(command_type: &str) -> &'static [&'static str];
 
+    /// The processors and timers that alone send a command of this type; none where anybody may. Such a command is not taken
+    /// over HTTP, where it would pass by the rule that its senders keep.
+    fn sent_by(command_type: &str) -> &'static [&'static str];
+
     /// The type of this command, which is also its Avro record name.
     fn command_type(&self) -> &'static str;
 
@@ -93,7 +97,8 @@ pub fn write_data<T: Serialize>(command: &T) -> Result<json::Value, json::Error>
 /// Declares the commands of one aggregate type: an enum over structs that are read from JSON and from Avro.
 ///
 /// Each command names its released schema versions, oldest first; the file of version `n` is
-/// `avro/<domain>/commands/<Command>.v<n>.avsc` beside the calling crate's manifest. The structs should carry
+/// `avro/<domain>/commands/<Command>.v<n>.avsc` beside the calling crate's manifest. `secret` names fields, `sent_by`
+/// processors and timers: see [`CommandSet`]. The structs should carry
 /// `#[serde(deny_unknown_fields)]`, so that a misspelt field is refused, and `#[serde(default)]` on every field that its
 /// schema has a default for. Times use [`crate::time`], which is RFC 3339 in JSON and milliseconds in Avro.
 ///
@@ -103,6 +108,7 @@ pub fn write_data<T: Serialize>(command: &T) -> Result<json::Value, json::Error>
 ///     pub enum UserCommand for "user" in "accounts" {
 ///         RegisterUser [1, 2] secret ["password"],
 ///         DeactivateUser [1],
+///         RecordDelivery [1] sent_by ["delivery"],
 ///     }
 /// }
 /// ```
@@ -111,7 +117,11 @@ macro_rules! commands {
     (
         $(#[$meta:meta])*
         pub enum $name:ident for $aggregate:literal in $domain:literal {
-            $( $command:ident [$($version:literal),+] $(secret [$($secret:literal),+])? ),+ $(,)?
+            $(
+                $command:ident [$($version:literal),+]
+                $(secret [$($secret:literal),+])?
+                $(sent_by [$($sender:literal),+])?
+            ),+ $(,)?
         }
     ) => {
         $(#[$meta])*
@@ -146,6 +156,13 @@ macro_rules! commands {
             fn secret_fields(command_type: &str) -> &'static [&'static str] {
                 match command_type {
                     $( stringify!($command) => &[$($($secret),+)?], )+
+                    _ => &[],
+                }
+            }
+
+            fn sent_by(command_type: &str) -> &'static [&'static str] {
+                match command_type {
+                    $( stringify!($command) => &[$($($sender),+)?], )+
                     _ => &[],
                 }
             }

@@ -1,8 +1,10 @@
-//! What goes back to Kafka: outcome commands and dead letters, at least once and always under the same id.
+//! What goes back to Kafka: outcome commands, dead letters, and that a call was given up or is in doubt; at least once and
+//! always under the same id.
 //!
-//! Invariant: a row is settled, or dead, only after the broker has acknowledged its record. A crash between the two repeats
-//! the record: the command side drops it by its id, and a letter repeats `ce_id` and offset.
+//! Invariant: a row is settled, dead, or told of only after the broker has acknowledged its records. A crash between the two
+//! repeats them: the command side drops a command by its id, and a letter repeats `ce_id` and offset.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +18,12 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::erased::Calling;
 use super::run::{Core, EffectError};
 use super::store::{self, Letter};
-use super::{crash_point, dead_letters_topic};
+use super::{CallError, Setback, crash_point, dead_letters_topic, setback_id};
 use crate::config::KafkaConfig;
-use crate::event::snake_case;
+use crate::event::{commands_topic, snake_case};
 use crate::log::{client, headers};
 use crate::projection::HeaderBlock;
 
@@ -54,7 +57,7 @@ pub(super) fn producer(config: &KafkaConfig) -> Result<EffectProducer, KafkaErro
 }
 
 /// Produces until `done`, and then what is left once more.
-pub(super) async fn run(core: &Arc<Core>, producer: EffectProducer, done: &CancellationToken) {
+pub(super) async fn run(core: &Arc<Core>, mut producer: EffectProducer, done: &CancellationToken) {
     loop {
         let last = done.is_cancelled();
         match page(core, &producer).await {
@@ -66,6 +69,9 @@ pub(super) async fn run(core: &Arc<Core>, producer: EffectProducer, done: &Cance
             Err(error) => {
                 tracing::warn!(effect = core.name(), %error, "nothing was produced");
                 core.health.failed(error.to_string());
+                if matches!(error, EffectError::Kafka(_)) {
+                    producer = renewed(core, producer);
+                }
             }
         }
         if last {
@@ -79,90 +85,218 @@ pub(super) async fn run(core: &Arc<Core>, producer: EffectProducer, done: &Cance
     }
 }
 
+/// Another client in the place of one that could not deliver. After a broker was killed an idempotent producer was seen that let
+/// every record time out for minutes, while other clients of the same process were served: it is not waited for. What it
+/// had in hand has been reported as failed, and is produced again under the same id.
+fn renewed(core: &Core, old: EffectProducer) -> EffectProducer {
+    match producer(&core.config.kafka) {
+        Ok(new) => {
+            // Its end can take a while.
+            tokio::task::spawn_blocking(move || drop(old));
+            new
+        }
+        Err(error) => {
+            tracing::warn!(effect = core.name(), %error, "no other producer");
+            old
+        }
+    }
+}
+
 /// One page of records; returns how many rows are through.
 async fn page(core: &Core, producer: &EffectProducer) -> Result<usize, EffectError> {
     let claims = core.claims();
     if claims.is_empty() {
         return Ok(0);
     }
-    let rows = store::to_emit(&core.pool, core.name(), &claims, PAGE).await?;
+    let rule = core.registered.effect.rule();
+    let rows = store::to_emit(&core.pool, core.name(), &claims, (rule, PAGE)).await?;
     if rows.is_empty() {
         return Ok(0);
     }
-    let mut reports = Vec::with_capacity(rows.len());
+    let mut sent = Vec::with_capacity(rows.len());
     for row in &rows {
-        let (report, waits) = oneshot::channel();
-        let sent = match row.state.as_str() {
-            "done" => send_command(core, producer, row, report),
-            _ => send_letter(core, producer, row, report),
-        };
-        reports.push((row, sent.map(|()| waits)));
+        sent.push((row, send(core, producer, row).await));
     }
     let mut failed = None;
-    let (mut settled, mut dead): (Vec<Uuid>, Vec<Uuid>) = (Vec::new(), Vec::new());
-    for (row, sent) in reports {
-        let delivered = match sent {
-            Ok(waits) => waits.await.unwrap_or(Err(KafkaError::Canceled)),
-            Err(error) => Err(error),
-        };
-        match (delivered, row.state.as_str()) {
-            (Ok(()), "done") => settled.push(row.event_id),
-            (Ok(()), _) => dead.push(row.event_id),
-            (Err(error), _) => failed = Some(error),
+    let mut through = Through::default();
+    for (row, sent) in sent {
+        match acknowledged(sent).await {
+            Ok(()) => through.add(row),
+            Err(error) => failed = Some(error),
         }
     }
     crash_point("effect.after-produce");
-    if !settled.is_empty() {
-        store::settle(&core.pool, core.name(), &settled).await?;
-        core.health
-            .count(|report| report.commands += settled.len() as u64);
-        crash_point("effect.after-settled");
-    }
-    if !dead.is_empty() {
-        store::dead(&core.pool, core.name(), &dead).await?;
-        core.health
-            .count(|report| report.dead_letters += dead.len() as u64);
-        crash_point("effect.after-dead");
-    }
+    through.mark(core).await?;
     match failed {
-        Some(error) => Err(error.into()),
-        None => Ok(settled.len() + dead.len()),
+        Some(error) => Err(error),
+        None => Ok(rows.len()),
     }
 }
 
-type Report = oneshot::Sender<Result<(), KafkaError>>;
+/// Rows whose records the broker has.
+#[derive(Default)]
+struct Through {
+    settled: Vec<Uuid>,
+    dead: Vec<Uuid>,
+    told: Vec<Uuid>,
+    calls: Vec<i32>,
+}
 
-fn send_command(
+impl Through {
+    fn add(&mut self, row: &Letter) {
+        match row.state.as_str() {
+            "done" => self.settled.push(row.event_id),
+            "failed" => self.dead.push(row.event_id),
+            _ => {
+                self.told.push(row.event_id);
+                self.calls.push(row.calls);
+            }
+        }
+    }
+
+    /// Writes down that nothing is left to produce.
+    async fn mark(self, core: &Core) -> Result<(), EffectError> {
+        if !self.settled.is_empty() {
+            store::settle(&core.pool, core.name(), &self.settled).await?;
+            let count = self.settled.len() as u64;
+            core.health.count(|report| report.commands += count);
+            crash_point("effect.after-settled");
+        }
+        if !self.dead.is_empty() {
+            store::dead(&core.pool, core.name(), &self.dead).await?;
+            let count = self.dead.len() as u64;
+            core.health.count(|report| report.dead_letters += count);
+            crash_point("effect.after-dead");
+        }
+        if !self.told.is_empty() {
+            store::told(&core.pool, core.name(), (&self.told, &self.calls)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The broker's word about one record, to come.
+type Waiting = oneshot::Receiver<Result<(), KafkaError>>;
+
+async fn acknowledged(sent: Result<Vec<Waiting>, EffectError>) -> Result<(), EffectError> {
+    for waiting in sent? {
+        waiting.await.unwrap_or(Err(KafkaError::Canceled))?;
+    }
+    Ok(())
+}
+
+/// Produces what this row is about, and does not wait for it.
+async fn send(
     core: &Core,
     producer: &EffectProducer,
     row: &Letter,
-    report: Report,
-) -> Result<(), KafkaError> {
+) -> Result<Vec<Waiting>, EffectError> {
+    if row.state == "done" {
+        return Ok(vec![send_command(core, producer, row, &outcome(row)?)?]);
+    }
+    let mut waiting = Vec::new();
+    if let Some(command) = setback(core, row).await? {
+        waiting.push(send_command(core, producer, row, &command)?);
+    }
+    if row.state == "failed" {
+        waiting.push(send_letter(core, producer, row)?);
+    }
+    Ok(waiting)
+}
+
+/// A command as it is produced.
+struct Sending<'r> {
+    topic: Cow<'r, str>,
+    key: Cow<'r, str>,
+    kind: Cow<'r, str>,
+    version: Option<u32>,
+    id: Uuid,
+    payload: Cow<'r, [u8]>,
+}
+
+/// The outcome command that was recorded with the call's end.
+fn outcome(row: &Letter) -> Result<Sending<'_>, KafkaError> {
     let (Some(topic), Some(key), Some(id)) = (&row.command_topic, &row.command_key, row.command_id)
     else {
         return Err(KafkaError::MessageProduction(
             rdkafka::types::RDKafkaErrorCode::InvalidMessage,
         ));
     };
-    let aggregate = topic.trim_end_matches(".commands");
-    let record_type = row.command_type.clone().unwrap_or_default();
+    Ok(Sending {
+        topic: topic.into(),
+        key: key.into(),
+        kind: row.command_type.as_deref().unwrap_or_default().into(),
+        version: row
+            .command_version
+            .and_then(|version| version.try_into().ok()),
+        id,
+        payload: row.command_payload.as_deref().unwrap_or_default().into(),
+    })
+}
+
+/// What the aggregate hears of a call that was given up or is in doubt. Made anew each time it is produced: the event and
+/// the row's reason stay as they are, so it says the same.
+async fn setback(core: &Core, row: &Letter) -> Result<Option<Sending<'static>>, EffectError> {
+    // Nothing was called, because the record is no event.
+    if row.calls == 0 {
+        return Ok(None);
+    }
+    let calling = Calling {
+        key: row.call_key,
+        number: u32::try_from(row.calls).unwrap_or(u32::MAX),
+        timeout: core.registered.registration.call_timeout,
+    };
+    let reason = row.reason.as_deref().unwrap_or_default();
+    let setback = match row.state.as_str() {
+        "failed" => Setback::GivenUp { reason },
+        _ => Setback::InDoubt { reason },
+    };
+    let (effect, record) = (&core.registered.effect, row.record());
+    match effect
+        .setback(&core.decoder, &record, calling, setback)
+        .await
+    {
+        Ok(command) => Ok(command.map(|command| Sending {
+            topic: commands_topic(&command.aggregate).into(),
+            key: command.aggregate_id.into(),
+            kind: command.command_type,
+            version: Some(command.schema_version),
+            id: setback_id(row.call_key, &row.state, row.calls),
+            payload: command.payload.into(),
+        })),
+        Err(CallError::Outage(away)) => Err(EffectError::Schemas(away)),
+        Err(error) => {
+            tracing::error!(effect = core.name(), event = %row.event_id, %error, "the aggregate is not told of a setback");
+            Ok(None)
+        }
+    }
+}
+
+fn send_command(
+    core: &Core,
+    producer: &EffectProducer,
+    row: &Letter,
+    command: &Sending<'_>,
+) -> Result<Waiting, KafkaError> {
+    let aggregate = command.topic.trim_end_matches(".commands");
     let metadata = row.metadata();
     let mut all = vec![
         (headers::SPECVERSION, "1.0".to_owned()),
-        (headers::ID, id.to_string()),
+        (headers::ID, command.id.to_string()),
         (headers::SOURCE, format!("/millrace/effect/{}", core.name())),
         (
             headers::TYPE,
-            format!("{aggregate}.{}", snake_case(&record_type)),
+            format!("{aggregate}.{}", snake_case(&command.kind)),
         ),
-        (headers::SUBJECT, key.clone()),
+        (headers::SUBJECT, command.key.to_string()),
         (headers::CONTENT_TYPE, "application/avro".to_owned()),
         (headers::CAUSATION_ID, row.event_id.to_string()),
     ];
-    let version = row.command_version;
+    let version = command.version;
     all.extend(version.map(|version| (headers::SCHEMA_VERSION, version.to_string())));
     // The time that was recorded: a repeat says the same.
-    all.extend(row.ended_at.map(|at| (headers::TIME, headers::time(at))));
+    let at = row.ended_at.or(row.called_at);
+    all.extend(at.map(|at| (headers::TIME, headers::time(at))));
     if let Some(metadata) = metadata {
         let event_id = row.event_id.to_string();
         let correlation = metadata.correlation_id.unwrap_or(event_id);
@@ -184,12 +318,13 @@ fn send_command(
             value: Some(value),
         });
     }
-    let payload = row.command_payload.as_deref().unwrap_or_default();
-    let record = BaseRecord::with_opaque_to(topic, Box::new(report))
-        .key(key.as_bytes())
-        .payload(payload)
+    let (report, waiting) = oneshot::channel();
+    let record = BaseRecord::with_opaque_to(&command.topic, Box::new(report))
+        .key(command.key.as_bytes())
+        .payload(&*command.payload)
         .headers(owned);
-    producer.send(record).map_err(|(error, _)| error)
+    producer.send(record).map_err(|(error, _)| error)?;
+    Ok(waiting)
 }
 
 /// The record as it stood on its topic, with why it is here.
@@ -197,8 +332,7 @@ fn send_letter(
     core: &Core,
     producer: &EffectProducer,
     row: &Letter,
-    report: Report,
-) -> Result<(), KafkaError> {
+) -> Result<Waiting, KafkaError> {
     let topic = dead_letters_topic(core.name());
     let original: HeaderBlock = row.headers();
     let reason = row.reason.as_deref().unwrap_or_default();
@@ -227,6 +361,7 @@ fn send_letter(
             value: Some(value),
         });
     }
+    let (report, waiting) = oneshot::channel();
     let mut record: BaseRecord<'_, [u8], [u8], _> =
         BaseRecord::with_opaque_to(&topic, Box::new(report))
             // Beside its key's, also where it has none.
@@ -234,5 +369,6 @@ fn send_letter(
             .headers(owned);
     record.key = row.record_key.as_deref();
     record.payload = row.payload.as_deref();
-    producer.send(record).map_err(|(error, _)| error)
+    producer.send(record).map_err(|(error, _)| error)?;
+    Ok(waiting)
 }

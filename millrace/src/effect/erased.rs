@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Answer, BoxFuture, Call, CallError, Effect, NAME_BYTES_MAX, OutcomeCommand, Registration, Rule,
-    RuleName,
+    RuleName, Setback,
 };
 use crate::event::Recorded;
 use crate::projection::{Decoder, LearnError, Record};
@@ -96,6 +96,13 @@ pub(super) trait Erased: Send + Sync {
         record: &'a Record,
         calling: Calling,
     ) -> BoxFuture<'a, Result<Answer, CallError>>;
+    fn setback<'a>(
+        &'a self,
+        decoder: &'a Decoder,
+        record: &'a Record,
+        calling: Calling,
+        setback: Setback<'a>,
+    ) -> BoxFuture<'a, Result<Option<OutcomeCommand>, CallError>>;
 }
 
 struct Kind<E>(E);
@@ -190,6 +197,19 @@ impl<E: Effect> Erased for Kind<E> {
                 Rule::SafeToRepeat => Ok(Answer::NotDone),
                 Rule::NeverRepeat => Err(CallError::Unknown("an operator decides".to_owned())),
             }
+        })
+    }
+
+    fn setback<'a>(
+        &'a self,
+        decoder: &'a Decoder,
+        record: &'a Record,
+        calling: Calling,
+        setback: Setback<'a>,
+    ) -> BoxFuture<'a, Result<Option<OutcomeCommand>, CallError>> {
+        Box::pin(async move {
+            let event = read_for_call::<E::Event>(decoder, record).await?;
+            self.0.setback(&calling.of(&event, decoder), setback)
         })
     }
 }

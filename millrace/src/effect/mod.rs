@@ -11,7 +11,7 @@
 //!
 //! Guarantees: an event is claimed once, also after a replay; calls of one aggregate follow the order of its events;
 //! no call begins while another one of the same row may be under way; an outcome command is produced at least once,
-//! always under the same id.
+//! always under the same id. An aggregate may also hear that a call was given up or is in doubt ([`Effect::setback`]).
 
 mod emit;
 mod erased;
@@ -35,7 +35,7 @@ pub use run::{EffectError, EffectOptions, Effects, EffectsConfig, HealthReport};
 
 use crate::codec::Codec;
 use crate::command::{Command, CommandSet};
-use crate::event::{Recorded, events_topic};
+use crate::event::Recorded;
 use crate::log::topics::{Kind, Topic};
 pub use crate::projection::{BoxFuture, Payload, Start};
 
@@ -238,6 +238,21 @@ impl Registration {
     }
 }
 
+/// How a call stands that was not carried out, as far as anybody knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setback<'r> {
+    /// It has a dead letter, and an operator may still retry it.
+    GivenUp {
+        /// What was said last.
+        reason: &'r str,
+    },
+    /// Nobody knows whether it was carried out, and by [`Rule::NeverRepeat`] nobody finds out by themselves.
+    InDoubt {
+        /// Why nobody knows.
+        reason: &'r str,
+    },
+}
+
 /// One kind of thing that happens outside because of an event.
 pub trait Effect: Send + Sync + 'static {
     /// What it reads: an enum of [`events!`](crate::events).
@@ -248,9 +263,7 @@ pub trait Effect: Send + Sync + 'static {
 
     /// The topics that it reads.
     fn topics(&self) -> Vec<String> {
-        vec![events_topic(
-            <Self::Event as crate::event::Event>::AGGREGATE,
-        )]
+        vec![<Self::Event as crate::event::Event>::topic()]
     }
 
     /// Whether it acts on this event; asked once, when the event is first read.
@@ -264,6 +277,20 @@ pub trait Effect: Send + Sync + 'static {
         &'a self,
         call: &'a Call<'a, Self::Event>,
     ) -> BoxFuture<'a, Result<Option<OutcomeCommand>, CallError>>;
+
+    /// The command by which an aggregate hears of a setback; none by default. It is produced at least once, always under one id
+    /// for one call and setback; the outcome of a later call may follow it, after an operator's retry, and so may that of this
+    /// call, where its process only stood still. [`Call::number`] says which of them is the later.
+    ///
+    /// An error leaves the aggregate untold, and is logged.
+    fn setback(
+        &self,
+        call: &Call<'_, Self::Event>,
+        setback: Setback<'_>,
+    ) -> Result<Option<OutcomeCommand>, CallError> {
+        let _ = (call, setback);
+        Ok(None)
+    }
 }
 
 /// The key of the calls about an event.
@@ -274,6 +301,11 @@ fn call_key(effect: &str, event_id: Uuid) -> Uuid {
 /// The id of the command that the outcome comes back as.
 fn outcome_id(effect: &str, event_id: Uuid) -> Uuid {
     Uuid::new_v5(&call_key(effect, event_id), b"outcome")
+}
+
+/// The id of the command by which an aggregate hears that this call failed for good, or is in doubt.
+fn setback_id(call_key: Uuid, state: &str, calls: i32) -> Uuid {
+    Uuid::new_v5(&call_key, format!("{state} {calls}").as_bytes())
 }
 
 /// The id that stands for a record that is no event.

@@ -27,6 +27,7 @@ use crate::projection::Decoder;
 use crate::projection::checkpoint::Checkpoint;
 use crate::projection::sink::database;
 use crate::telemetry::consumers::{Group, Position};
+use crate::telemetry::events;
 
 /// Connections of an effect for its calls; intake has one of its own.
 const CONNECTIONS: u32 = 4;
@@ -118,6 +119,8 @@ pub(super) struct Core {
     pub(super) changed: AtomicBool,
     /// How far the group is, for the metrics.
     pub(super) group: Arc<Group>,
+    /// What its calls came to, by type of event.
+    pub(super) events: Arc<events::Handler>,
     conn: Mutex<Option<PgConnection>>,
     held: Mutex<BTreeMap<Key, Held>>,
     gone: Mutex<BTreeSet<Key>>,
@@ -289,6 +292,11 @@ impl Effects {
         let core = Arc::new(Core {
             owner: format!("{}/{}", std::process::id(), Uuid::now_v7().simple()),
             group: Group::of(&super::group(registered.name())),
+            events: events::Handler::of(
+                events::Kind::Effect,
+                registered.name(),
+                registered.topics(),
+            ),
             config,
             registered,
             decoder,

@@ -1,4 +1,4 @@
-//! Webhooks: an effect's call as a POST of JSON.
+//! Webhooks: an effect's call as a POST of JSON or of a form.
 //!
 //! The receiver is given the call's key in the header `Idempotency-Key`, so that it can drop a repeat. What it answers
 //! becomes a [`CallError`] by the status alone; bodies are not read beyond what an outcome needs, and are never logged.
@@ -6,21 +6,24 @@
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, StatusCode, Url};
 use serde::Serialize;
 
 use super::{Call, CallError};
+use crate::config::Secret;
 
 /// Pause where the receiver asks for one and does not say how long.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause that a receiver is granted.
 const PAUSE_MAX: Duration = Duration::from_secs(3_600);
 
-/// Posts JSON to one receiver. Cheap to clone; keeps its connections.
+/// Posts to one receiver. Cheap to clone; keeps its connections.
 #[derive(Debug, Clone)]
 pub struct Webhook {
     client: Client,
     url: Url,
+    /// User and password, where the receiver asks for them.
+    basic_auth: Option<(String, Secret)>,
 }
 
 /// Why a webhook could not be set up.
@@ -49,6 +52,14 @@ pub struct Delivered {
     pub status: u16,
     /// The body, at most 64 KiB of it.
     pub body: Vec<u8>,
+    headers: HeaderMap,
+}
+
+impl Delivered {
+    /// A header of the answer, where it is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
 }
 
 /// Most bytes of an answer that are kept.
@@ -81,28 +92,55 @@ impl Webhook {
         Ok(Self {
             client,
             url: parsed,
+            basic_auth: None,
         })
     }
 
-    /// Posts `body` for this call.
+    /// The same for a receiver that asks for a user and a password.
+    #[must_use]
+    pub fn with_basic_auth(mut self, user: &str, password: &Secret) -> Self {
+        self.basic_auth = Some((user.to_owned(), password.clone()));
+        self
+    }
+
+    /// Posts `body` as JSON for this call.
     pub async fn post<E, B: Serialize + ?Sized>(
         &self,
         call: &Call<'_, E>,
         body: &B,
     ) -> Result<Delivered, CallError> {
-        let sent = self
+        self.send(call, |request| request.json(body)).await
+    }
+
+    /// Posts `fields` as an HTML form for this call.
+    pub async fn post_form<E>(
+        &self,
+        call: &Call<'_, E>,
+        fields: &[(&str, &str)],
+    ) -> Result<Delivered, CallError> {
+        self.send(call, |request| request.form(fields)).await
+    }
+
+    async fn send<E>(
+        &self,
+        call: &Call<'_, E>,
+        with_body: impl FnOnce(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Delivered, CallError> {
+        let mut request = self
             .client
             .post(self.url.clone())
             .header("Idempotency-Key", call.key.to_string())
-            .timeout(call.timeout)
-            .json(body)
-            .send()
-            .await;
+            .timeout(call.timeout);
+        if let Some((user, password)) = &self.basic_auth {
+            request = request.basic_auth(user, Some(password.expose()));
+        }
+        let sent = with_body(request).send().await;
         let mut answer = sent.map_err(|error| not_answered(&error))?;
         let status = answer.status();
         if !status.is_success() {
             return Err(refused(status, answer.headers()));
         }
+        let headers = answer.headers().clone();
         let mut body = Vec::new();
         // The status says that it was carried out: a body that breaks off changes nothing about that.
         while let Ok(Some(chunk)) = answer.chunk().await {
@@ -115,6 +153,7 @@ impl Webhook {
         Ok(Delivered {
             status: status.as_u16(),
             body,
+            headers,
         })
     }
 }

@@ -20,6 +20,8 @@ use super::policy::after_failure;
 use super::run::{Core, EffectError};
 use super::store::{self, Ending, Row};
 use super::{Answer, CallError, RuleName, crash_point};
+use crate::projection::Record;
+use crate::telemetry;
 
 /// Longest until rows that became due are seen.
 const TICK: Duration = Duration::from_millis(100);
@@ -120,6 +122,7 @@ async fn call(core: Arc<Core>, row: Row, until: Instant) {
         timeout: registration.call_timeout,
     };
     let calls = core.registered.effect.call(&core.decoder, &record, calling);
+    let begun = Instant::now();
     let answer = match tokio::time::timeout_at(until, calls).await {
         Ok(answer) => answer,
         Err(_) => Err(CallError::Unknown(format!(
@@ -127,8 +130,9 @@ async fn call(core: Arc<Core>, row: Row, until: Instant) {
             registration.call_timeout.as_millis()
         ))),
     };
+    telemetry::handlers::called(core.name(), begun.elapsed(), answer.is_ok());
     crash_point("effect.after-call");
-    let ending = ending(&core, &row, answer);
+    let ending = ending(&core, (&row, &record), answer);
     if !persist(&core, &row, &ending, Told::ByCall).await {
         tracing::warn!(
             effect = core.name(),
@@ -157,7 +161,7 @@ async fn ask(core: Arc<Core>, row: Row) {
     };
     crash_point("effect.after-answer");
     let ending = match answer {
-        Ok(Answer::Done(command)) => ending(&core, &row, Ok(command)),
+        Ok(Answer::Done(command)) => ending(&core, (&row, &record), Ok(command)),
         Ok(Answer::NotDone) => Ending::Failed(super::policy::Next {
             state: "pending",
             class: "unknown",
@@ -187,9 +191,11 @@ async fn ask(core: Arc<Core>, row: Row) {
 
 fn ending(
     core: &Core,
-    row: &Row,
+    (row, record): (&Row, &Record),
     answer: Result<Option<super::OutcomeCommand>, CallError>,
 ) -> Ending {
+    let codec = core.decoder.codec();
+    core.events.commit_one(codec, record, answer.is_ok());
     match answer {
         Ok(command) => {
             core.health.count(|report| report.done += 1);

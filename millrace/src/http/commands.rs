@@ -1,20 +1,24 @@
 //! Commands over HTTP, and the history and state of single aggregates.
 
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use chrono::Utc;
+use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::json;
 use serde_json::value::RawValue;
 use std::time::Duration;
 
 use crate::command::{
-    CommandDataError, CommandError, CommandId, Commands, Envelope, HistoryPage, Moment, StateAt,
+    Accepted, AggregateType, CommandDataError, CommandError, CommandId, Commands, Envelope,
+    HistoryPage, Moment, StateAt,
 };
+use crate::http::api::{Api, Operation, Place, Shape};
+use crate::http::openapi;
 use crate::http::problem::Problem;
 
 /// Largest body of a command, in bytes.
@@ -24,14 +28,110 @@ pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 pub const DERIVED_ID: &str = "millrace-derived-id";
 
 /// `POST /commands/{aggregate}/{id}`, `GET /aggregates/{aggregate}/{id}/events` and `…/state`.
-pub fn router(commands: Commands) -> Router {
-    Router::new()
-        .route("/commands/{aggregate}/{id}", post(command))
-        .route("/aggregates/{aggregate}/{id}/events", get(history))
-        .route("/aggregates/{aggregate}/{id}/state", get(state))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+pub fn api(commands: Commands) -> Api {
+    let aggregates = commands.aggregates();
+    let takes = aggregates.iter().filter_map(taken).collect();
+    let histories = aggregates.iter().map(shown_history).collect();
+    let states = aggregates.iter().map(shown_state).collect();
+    Api::new()
+        .route_all(takes, command)
+        .route_all(histories, history)
+        .route_all(states, state)
+        .body_bytes_max(BODY_BYTES_MAX)
         .with_state(commands)
 }
+
+/// The commands of an aggregate type that anybody may send; none where only processors and timers may.
+fn taken(aggregate: &AggregateType) -> Option<Operation> {
+    let name = aggregate.name;
+    let newest = openapi::newest(aggregate.command_schemas);
+    let bodies: Vec<_> = newest
+        .into_iter()
+        .filter(|schema| (aggregate.sent_by)(schema.record).is_empty())
+        .map(|schema| {
+            json!({
+                "type": "object",
+                "title": schema.record,
+                "properties": {"type": {"const": schema.record}, "data": openapi::of_avro(schema)},
+                "required": ["type", "data"],
+                "additionalProperties": false,
+            })
+        })
+        .collect();
+    if bodies.is_empty() {
+        return None;
+    }
+    let operation = Operation::post(
+        format!("/commands/{name}/{{id}}"),
+        "commands",
+        format!("A command to a {name}"),
+    );
+    Some(
+        operation
+            .of_route("/commands/{aggregate}/{id}")
+            .says("Answers when the events are durable. A repeat under the same `Idempotency-Key` gets the first answer and writes nothing.")
+            .takes(Place::Header, ("Idempotency-Key", "Id of the command; the same id with other data is a 409."), Shape::text())
+            .takes(Place::Header, ("If-Match", "Version that the aggregate must be at, such as `\"3\"`; `\"0\"` for one that must be new."), Shape::text())
+            .takes(Place::Header, ("X-Correlation-Id", "What set off the chain that the command belongs to."), Shape::text())
+            .takes(Place::Header, ("X-Tenant-Id", "Tenant that it is for."), Shape::text())
+            .body(Shape::Written(json!({"oneOf": bodies})))
+            .answers(StatusCode::CREATED, "Accepted; `ETag` is the new version.", Shape::of::<Accepted>())
+            .refuses_all(&[
+                StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND, StatusCode::CONFLICT,
+                StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNPROCESSABLE_ENTITY, StatusCode::INTERNAL_SERVER_ERROR,
+            ]),
+    )
+}
+
+fn shown_history(aggregate: &AggregateType) -> Operation {
+    let name = aggregate.name;
+    let mut types: Vec<&str> = aggregate
+        .event_schemas
+        .iter()
+        .map(|one| one.record)
+        .collect();
+    types.dedup();
+    let of_type = json!({"properties": {"type": {"enum": types}}});
+    Operation::get(
+        format!("/aggregates/{name}/{{id}}/events"),
+        "aggregates",
+        format!("The history of a {name}"),
+    )
+    .of_route("/aggregates/{aggregate}/{id}/events")
+    .query(Shape::of::<HistoryParams>())
+    .answers(
+        StatusCode::OK,
+        "Its events in order, in the shape that each was written in.",
+        Shape::All(vec![
+            Shape::of::<HistoryPage>(),
+            Shape::Written(json!({"properties": {"events": {"items": of_type}}})),
+        ]),
+    )
+    .refuses_all(&REFUSES)
+}
+
+fn shown_state(aggregate: &AggregateType) -> Operation {
+    let name = aggregate.name;
+    Operation::get(
+        format!("/aggregates/{name}/{{id}}/state"),
+        "aggregates",
+        format!("The state of a {name} at any sequence or time"),
+    )
+    .of_route("/aggregates/{aggregate}/{id}/state")
+    .query(Shape::of::<StateParams>())
+    .answers(
+        StatusCode::OK,
+        "Folded from its events.",
+        Shape::of::<StateAt>(),
+    )
+    .refuses_all(&REFUSES)
+}
+
+const REFUSES: [StatusCode; 3] = [
+    StatusCode::BAD_REQUEST,
+    StatusCode::NOT_FOUND,
+    StatusCode::INTERNAL_SERVER_ERROR,
+];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,6 +157,10 @@ async fn command(
     let node = commands.node(&aggregate)?;
     let body: Body<'_> = serde_json::from_slice(&body)
         .map_err(|error| Problem::malformed(format!("the body is not a command: {error}")))?;
+    let senders = node.sent_by(&body.command_type);
+    if !senders.is_empty() {
+        return Err(not_for_callers(&body.command_type, senders));
+    }
     let accepted = node
         .handle(Envelope {
             aggregate_id: id,
@@ -113,11 +217,13 @@ fn expected_version(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct HistoryParams {
+    /// Only events after this one.
     #[serde(default)]
     after_sequence: i64,
+    /// Most events of the answer.
     #[serde(default = "history_limit")]
     limit: i64,
 }
@@ -142,9 +248,10 @@ async fn history(
     Ok(Json(page))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct StateParams {
+    /// A sequence, such as `7`, or a time, such as `2026-01-31T12:00:00Z`; now where it is missing.
     at: Option<String>,
 }
 
@@ -170,6 +277,16 @@ async fn state(
 
 fn no_events(aggregate: &str, id: &str) -> Problem {
     Problem::unknown(format!("{aggregate} {id} has no events"))
+}
+
+fn not_for_callers(command_type: &str, senders: &[&str]) -> Problem {
+    let senders = senders.join(", ");
+    Problem::new(
+        StatusCode::FORBIDDEN,
+        "not-for-callers",
+        "The command is not taken over HTTP",
+        format!("{command_type} is sent by {senders} alone, and not over HTTP"),
+    )
 }
 
 fn too_large(detail: String) -> Problem {

@@ -1,14 +1,14 @@
-//! Forwarding reads: a producer alone passes what it does not serve on to the projections.
+//! Forwarding: a producer alone passes what it does not serve on to the projections.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{OriginalUri, State};
-use axum::http::{HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, Method, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 
+use crate::http::api::{Api, Operation};
 use crate::http::problem::Problem;
 
 #[derive(Clone)]
@@ -17,8 +17,8 @@ struct Target {
     client: reqwest::Client,
 }
 
-/// Passes `GET` requests for these paths on to `url`; answers 503 while it is away.
-pub fn router(url: &str, paths: &[&str]) -> Result<Router, reqwest::Error> {
+/// Passes requests for these operations, none of which takes a body, on to `url`; answers 503 while it is away.
+pub fn api(url: &str, operations: Vec<Operation>) -> Result<Api, reqwest::Error> {
     let target = Target {
         url: url.trim_end_matches('/').to_owned(),
         client: reqwest::Client::builder()
@@ -27,20 +27,31 @@ pub fn router(url: &str, paths: &[&str]) -> Result<Router, reqwest::Error> {
             .timeout(Duration::from_secs(35))
             .build()?,
     };
-    let router = paths.iter().fold(Router::new(), |router, path| {
-        router.route(path, get(forward))
-    });
-    Ok(router.with_state(target))
+    let mut routes: BTreeMap<_, Vec<Operation>> = BTreeMap::new();
+    for one in operations {
+        let route = (one.method, one.route.clone());
+        routes.entry(route).or_default().push(one);
+    }
+    let api = routes
+        .into_values()
+        .fold(Api::new(), |api, shown| api.route_all(shown, forward));
+    Ok(api.with_state(target))
 }
 
-async fn forward(State(target): State<Target>, OriginalUri(uri): OriginalUri) -> Response {
+async fn forward(
+    State(target): State<Target>,
+    method: Method,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+) -> Response {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let answer = match target
+    let mut request = target
         .client
-        .get(format!("{}{path}", target.url))
-        .send()
-        .await
-    {
+        .request(method, format!("{}{path}", target.url));
+    if let Some(held) = headers.get(header::IF_NONE_MATCH) {
+        request = request.header(header::IF_NONE_MATCH, held);
+    }
+    let answer = match request.send().await {
         Ok(answer) => answer,
         Err(error) => {
             let detail = format!(
@@ -52,7 +63,13 @@ async fn forward(State(target): State<Target>, OriginalUri(uri): OriginalUri) ->
         }
     };
     let mut response = Response::builder().status(answer.status());
-    let kept: [HeaderName; 3] = [header::CONTENT_TYPE, header::RETRY_AFTER, header::ETAG];
+    let kept: [HeaderName; 5] = [
+        header::CONTENT_TYPE,
+        header::RETRY_AFTER,
+        header::ETAG,
+        header::CACHE_CONTROL,
+        header::LOCATION,
+    ];
     for name in kept {
         if let Some(value) = answer.headers().get(&name) {
             response = response.header(name, value);

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::get;
-use axum::{Json, Router};
+use schemars::JsonSchema;
 use serde::Serialize;
+
+use crate::http::api::{Api, Operation, Shape};
 
 /// What the components of a process say of themselves; clones share it.
 #[derive(Clone, Default)]
@@ -22,9 +24,13 @@ pub struct Component {
     health: Health,
 }
 
-#[derive(Serialize)]
+/// How a process is.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Health")]
 struct Report {
+    /// True where every component is ready.
     ready: bool,
+    /// `ready`, or why not.
     components: BTreeMap<String, String>,
 }
 
@@ -50,11 +56,13 @@ impl Health {
 
     /// `GET /health/live` and `GET /health/ready`, the latter 503 with the reasons until all are ready; `GET /events/health`
     /// is the same as that.
-    pub fn router(&self) -> Router {
-        Router::new()
-            .route("/health/live", get(|| async { "alive\n" }))
-            .route("/health/ready", get(ready))
-            .route("/events/health", get(ready))
+    pub fn api(&self) -> Api {
+        let live = Operation::get("/health/live", "operations", "Whether the process answers")
+            .answers_as(StatusCode::OK, "It does.", "text/plain");
+        Api::new()
+            .route(live, async || "alive\n")
+            .route(readiness("/health/ready"), ready)
+            .route(readiness("/events/health"), ready)
             .with_state(self.clone())
     }
 }
@@ -78,6 +86,20 @@ impl Component {
             .expect("no holder of the lock panics");
         components.insert(self.name.clone(), reason);
     }
+}
+
+fn readiness(path: &str) -> Operation {
+    Operation::get(
+        path,
+        "operations",
+        "Whether every component of the process is ready",
+    )
+    .answers(StatusCode::OK, "All are.", Shape::of::<Report>())
+    .answers(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "Some are not, and why.",
+        Shape::of::<Report>(),
+    )
 }
 
 async fn ready(State(health): State<Health>) -> (StatusCode, Json<Report>) {

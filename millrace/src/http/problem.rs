@@ -15,13 +15,19 @@ use serde_json::{Map, Value};
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
 /// One error as the caller gets it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Problem")]
 pub struct Problem {
+    /// Short stable name, such as `conflict`; what programs branch on.
     #[serde(rename = "type")]
     name: &'static str,
+    /// The same in words.
     title: &'static str,
+    /// The HTTP status.
     status: u16,
+    /// What happened, to which thing, what to do.
     detail: String,
+    /// Path of the request that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<String>,
     #[serde(flatten)]

@@ -9,13 +9,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Sse;
 use axum::response::sse::Event;
-use axum::routing::get;
 use futures::stream::{self, Stream};
 use serde::Deserialize;
 use serde_json::json;
@@ -26,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::codec::unframe;
 use crate::config::JournalConfig;
 use crate::event::ce_type;
+use crate::http::api::{Api, Operation, Place, Shape};
 use crate::http::problem::Problem;
 use crate::position::JournalPosition;
 use crate::registry::Registry;
@@ -55,19 +54,31 @@ struct Streams {
 }
 
 /// The route. Streams end at shutdown; their readers reconnect.
-pub fn router(journal: JournalConfig, registry: Registry, shutdown: CancellationToken) -> Router {
-    Router::new()
-        .route("/events/stream", get(open))
-        .with_state(Streams {
-            journal,
-            registry,
-            places: Arc::new(Semaphore::new(STREAMS_MAX)),
-            shutdown,
-        })
+pub fn api(journal: JournalConfig, registry: Registry, shutdown: CancellationToken) -> Api {
+    Api::new().route(operation(), open).with_state(Streams {
+        journal,
+        registry,
+        places: Arc::new(Semaphore::new(STREAMS_MAX)),
+        shutdown,
+    })
+}
+
+fn operation() -> Operation {
+    let summary = "Events as they are accepted, as server-sent events";
+    Operation::get("/events/stream", "events", summary)
+        .says("Every event once and in the journal's order. An event's `id` is its position: a reader that reconnects with `Last-Event-ID` goes on behind it.")
+        .query(Shape::of::<Filter>())
+        .takes(
+            Place::Header,
+            ("Last-Event-ID", "Position to go on behind; wins over `after`."),
+            Shape::text(),
+        )
+        .answers_as(StatusCode::OK, "Until the reader or the process ends.", "text/event-stream")
+        .refuses(StatusCode::BAD_REQUEST)
 }
 
 /// Which events are sent; all that are given must match.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Filter {
     /// Aggregate type.
@@ -75,6 +86,7 @@ struct Filter {
     /// Aggregate id.
     aggregate_id: Option<String>,
     /// Event type, such as `CounterRaised`.
+    #[serde(rename = "type", alias = "event_type")]
     event_type: Option<String>,
     /// Correlation id.
     correlation_id: Option<String>,

@@ -17,6 +17,7 @@ use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
+use super::contact::{Contact, InContact};
 use super::offsets::Committed;
 use super::record::Record;
 
@@ -48,11 +49,30 @@ pub(crate) trait Member: Send + Sync + Sized + 'static {
 pub(crate) type GroupConsumer<M> = BaseConsumer<Context<M>>;
 
 /// The consumer's context: it leads back to the member.
-pub(crate) struct Context<M>(pub(crate) Arc<M>);
+pub(crate) struct Context<M> {
+    member: Arc<M>,
+    contact: Contact,
+}
+
+impl<M> Context<M> {
+    pub(crate) fn of(member: &Arc<M>) -> Self {
+        Self {
+            member: Arc::clone(member),
+            contact: Contact::default(),
+        }
+    }
+}
+
+impl<M: Member> InContact for Context<M> {
+    fn contact(&self) -> &Contact {
+        &self.contact
+    }
+}
 
 impl<M: Member> ClientContext for Context<M> {
     fn stats(&self, statistics: Statistics) {
-        self.0.measured(&statistics);
+        self.contact.measured(&statistics);
+        self.member.measured(&statistics);
     }
 }
 
@@ -65,15 +85,15 @@ impl<M: Member> ConsumerContext for Context<M> {
     ) {
         match error {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-                assign(&*self.0, consumer, list);
+                assign(&*self.member, consumer, list);
             }
-            _ => unassign(&*self.0, consumer, list),
+            _ => unassign(&*self.member, consumer, list),
         }
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
         if let Err(error) = result {
-            tracing::debug!(member = self.0.name(), %error, "kafka commit failed");
+            tracing::debug!(member = self.member.name(), %error, "kafka commit failed");
         }
     }
 }
@@ -143,13 +163,16 @@ pub(crate) enum Polled {
 }
 
 /// Polls once; `topics` are those of the subscription, so that records share their names.
-pub(crate) fn poll<C: ConsumerContext>(
+pub(crate) fn poll<C: InContact>(
     consumer: &BaseConsumer<C>,
     topics: &[Arc<str>],
     timeout: Duration,
 ) -> Polled {
     match consumer.poll(timeout) {
-        None => Polled::Nothing,
+        None => match consumer.context().contact().check() {
+            Ok(()) => Polled::Nothing,
+            Err(lost) => Polled::Fatal(lost),
+        },
         Some(Ok(message)) => {
             let topic = topic_of(topics, &message);
             Polled::Record(Record::of(&message, topic))
@@ -302,7 +325,7 @@ mod tests {
             .set("auto.offset.reset", "error")
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("max.partition.fetch.bytes", "600")
-            .create_with_context(Context(member.clone()))
+            .create_with_context(Context::of(&member))
             .unwrap();
         consumer.subscribe(&[TOPIC]).unwrap();
         let topics = [Arc::from(TOPIC)];

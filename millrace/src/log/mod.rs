@@ -4,6 +4,7 @@
 
 pub mod client;
 pub(crate) mod consumer;
+pub mod contact;
 pub mod headers;
 pub mod offsets;
 pub mod read;

@@ -77,7 +77,7 @@ pub enum TopicError {
 }
 
 /// Longest wait for a topic that was just created.
-const SHOWS_WITHIN: Duration = Duration::from_secs(10);
+const SHOWS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Creates what is missing and checks the partitions of what is there.
 pub async fn ensure(config: &KafkaConfig, topics: &[Topic]) -> Result<(), TopicError> {
@@ -100,52 +100,60 @@ pub async fn ensure(config: &KafkaConfig, topics: &[Topic]) -> Result<(), TopicE
             Err((name, code)) => return Err(TopicError::Refused { name, code }),
         }
     }
-    for topic in topics {
-        let expected = partitions(config, topic.kind);
-        let actual = partition_count(config, &admin, &topic.name).await?;
-        if actual != expected as usize {
-            return Err(TopicError::Partitions {
-                name: topic.name.clone(),
-                actual,
-                expected,
-            });
-        }
-    }
-    Ok(())
-}
-
-/// How many partitions a topic has; waits for a topic that was just created to show.
-async fn partition_count(
-    config: &KafkaConfig,
-    admin: &rdkafka::admin::AdminClient<rdkafka::client::DefaultClientContext>,
-    name: &str,
-) -> Result<usize, TopicError> {
+    let mut unseen: Vec<&Topic> = topics.iter().collect();
     let deadline = tokio::time::Instant::now() + SHOWS_WITHIN;
     loop {
-        let metadata = tokio::task::block_in_place(|| {
-            admin
-                .inner()
-                .fetch_metadata(Some(name), Duration::from_secs(10))
-        })
-        .map_err(|source| TopicError::Kafka {
-            bootstrap: config.kafka_bootstrap.clone(),
-            source,
-        })?;
-        let count = metadata
-            .topics()
-            .first()
-            .map_or(0, |topic| topic.partitions().len());
-        if count > 0 {
-            return Ok(count);
+        let counts = partition_counts(&admin, topics).map_err(kafka)?;
+        let mut left = Vec::new();
+        for topic in unseen {
+            let expected = partitions(config, topic.kind);
+            match counts.get(&topic.name) {
+                Some(&actual) if actual == expected as usize => {}
+                Some(&actual) => {
+                    return Err(TopicError::Partitions {
+                        name: topic.name.clone(),
+                        actual,
+                        expected,
+                    });
+                }
+                None => left.push(topic),
+            }
         }
+        let Some(first) = left.first() else {
+            return Ok(());
+        };
         if tokio::time::Instant::now() > deadline {
             return Err(TopicError::Unseen {
-                name: name.to_owned(),
+                name: first.name.clone(),
                 waited_s: SHOWS_WITHIN.as_secs(),
             });
         }
+        unseen = left;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// How many partitions each of the topics has; one whose partitions are not all led yet is not among them: the broker is
+/// still making them, and whatever else is asked of it waits behind that. All topics in one question: a hundred asked one by
+/// one take seconds of every start.
+fn partition_counts(
+    admin: &rdkafka::admin::AdminClient<rdkafka::client::DefaultClientContext>,
+    topics: &[Topic],
+) -> Result<std::collections::BTreeMap<String, usize>, KafkaError> {
+    // A question is about one topic or about all of them.
+    let only = match topics {
+        [one] => Some(one.name.as_str()),
+        _ => None,
+    };
+    let metadata = tokio::task::block_in_place(|| {
+        admin.inner().fetch_metadata(only, Duration::from_secs(10))
+    })?;
+    let made = metadata.topics().iter().filter(|topic| {
+        let partitions = topic.partitions();
+        !partitions.is_empty() && partitions.iter().all(|one| one.leader() >= 0)
+    });
+    let counted = made.map(|topic| (topic.name().to_owned(), topic.partitions().len()));
+    Ok(counted.collect())
 }
 
 fn partitions(config: &KafkaConfig, kind: Kind) -> i32 {

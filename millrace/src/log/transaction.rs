@@ -4,8 +4,8 @@
 //! of the transaction is then unknown (librdkafka lacks KIP-890 part 2, so a late answer could hit the next one),
 //! and only a new producer's `init_transactions` followed by reading the committed offsets settles it.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,16 +13,18 @@ use rdkafka::ClientContext;
 use rdkafka::TopicPartitionList;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::ConsumerGroupMetadata;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::statistics::Statistics;
 
 use uuid::Uuid;
 
 use super::client::{self, TRANSACTION_TIMEOUT};
+use super::contact::{self, Contact};
 use super::headers;
 use super::record::HeaderBlock;
-use super::watchdog::Watchdog;
+use super::watchdog::Watched;
 use crate::config::KafkaConfig;
 
 /// Longest value with headers that a processor's takes: a dead letter is an event of the largest size with some headers more.
@@ -31,6 +33,9 @@ pub(crate) const MESSAGE_MAX_BYTES: u32 = 2_097_152;
 /// Between two looks at what is in flight. The client's own wait, below a millisecond, is a loop that takes a whole core
 /// from the broker it waits for: at 100 events a second the relay burnt 0.6 of one.
 const LOOK_EVERY: Duration = Duration::from_micros(100);
+
+/// Longer than `message.timeout.ms`, after which the client itself reports that a record was not delivered.
+const REPORTS_WITHIN: Duration = TRANSACTION_TIMEOUT;
 
 /// Why a transaction did not commit, or may not have.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +59,8 @@ pub enum TransactionError {
     /// A record is larger than the client or the broker takes.
     #[error("topic {} does not take a record of {} bytes under key {}", .0.topic, .0.bytes, .0.key)]
     TooLarge(TooLarge),
-    /// No thread for the watchdog.
-    #[error("no thread for the watchdog: {0}")]
+    /// No thread for the client's calls.
+    #[error("no thread for the kafka client's calls: {0}")]
     Thread(std::io::Error),
 }
 
@@ -83,6 +88,7 @@ struct Deliveries {
     first: Mutex<Option<String>>,
     too_large: Mutex<Option<TooLarge>>,
     fatal: AtomicBool,
+    contact: Contact,
 }
 
 impl Deliveries {
@@ -105,6 +111,10 @@ impl Deliveries {
 }
 
 impl ClientContext for Deliveries {
+    fn stats(&self, statistics: Statistics) {
+        self.contact.measured(&statistics);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
             self.fatal.store(true, Ordering::Release);
@@ -131,6 +141,13 @@ impl ProducerContext for Deliveries {
     }
 }
 
+/// Whether the client has forgotten its brokers; what it counts comes with a poll.
+fn is_lost(producer: &BaseProducer<Deliveries>) -> bool {
+    // With no time at all it brings one event, and others wait before the figures.
+    producer.poll(Duration::from_millis(5));
+    producer.context().contact.check().is_err()
+}
+
 /// A record to be produced; borrowed, because a transaction holds thousands.
 pub(crate) struct ToProduce<'r> {
     pub(crate) topic: &'r str,
@@ -142,8 +159,7 @@ pub(crate) struct ToProduce<'r> {
 
 /// A producer that has ended whatever its predecessor of the same id left open.
 pub(crate) struct TransactionalProducer {
-    producer: BaseProducer<Deliveries>,
-    watchdog: Watchdog,
+    watched: Watched<BaseProducer<Deliveries>>,
 }
 
 impl TransactionalProducer {
@@ -154,22 +170,51 @@ impl TransactionalProducer {
         max_bytes: Option<u32>,
     ) -> Result<Self, TransactionError> {
         let mut client = client::transactional_producer(config, id);
+        client.set("statistics.interval.ms", contact::LOOK_MS);
         if let Some(max_bytes) = max_bytes {
             client.set("message.max.bytes", max_bytes.to_string());
         }
         let producer = BaseProducer::from_config_and_context(&client, Deliveries::default())
             .map_err(kafka("building the producer"))?;
-        let watchdog = Watchdog::start().map_err(TransactionError::Thread)?;
-        watchdog
-            .watch(|| producer.init_transactions(TRANSACTION_TIMEOUT))
-            .map_err(kafka("init_transactions"))?;
-        Ok(Self { producer, watchdog })
+        let watched = Watched::start(config, producer).map_err(TransactionError::Thread)?;
+        let this = Self { watched };
+        this.call("init_transactions", |producer| {
+            producer.init_transactions(TRANSACTION_TIMEOUT)
+        })?;
+        Ok(this)
+    }
+
+    fn producer(&self) -> &BaseProducer<Deliveries> {
+        self.watched.client()
+    }
+
+    /// One call under watch; its error says which.
+    fn call(
+        &self,
+        doing: &'static str,
+        call: impl FnOnce(&BaseProducer<Deliveries>) -> KafkaResult<()> + Send + 'static,
+    ) -> Result<(), TransactionError> {
+        if let Some(result) = self.watched.call(call, is_lost) {
+            return result.map_err(kafka(doing));
+        }
+        self.producer()
+            .context()
+            .contact
+            .check()
+            .map_err(kafka(doing))?;
+        tracing::error!(
+            call = doing,
+            "a transactional call hangs although kafka answers: its client is given up, another one fences it"
+        );
+        let hangs = KafkaError::Global(RDKafkaErrorCode::OperationTimedOut);
+        Err(kafka(doing)(hangs))
     }
 
     /// Opens a transaction.
     pub(crate) fn begin(&self) -> Result<(), TransactionError> {
-        self.watchdog
-            .watch(|| self.producer.begin_transaction())
+        // Nothing is asked of the brokers.
+        self.producer()
+            .begin_transaction()
             .map_err(kafka("begin_transaction"))
     }
 
@@ -193,7 +238,7 @@ impl TransactionalProducer {
     ) -> Result<(), TransactionError> {
         let deadline = Instant::now() + TRANSACTION_TIMEOUT;
         loop {
-            match self.producer.send(record) {
+            match self.producer().send(record) {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
                     if Instant::now() < deadline =>
@@ -219,21 +264,31 @@ impl TransactionalProducer {
 
     fn look(&self) {
         thread::sleep(LOOK_EVERY);
-        self.producer.poll(Duration::ZERO);
+        self.producer().poll(Duration::ZERO);
     }
 
-    /// Waits for every delivery report; `message.timeout.ms` bounds it. Must come before the commit: with anything in
-    /// flight, rust-rdkafka polls in steps of 100 ms there.
+    /// Waits for every delivery report. Must come before the commit: with anything in flight, rust-rdkafka polls in steps
+    /// of 100 ms there.
+    ///
+    /// `message.timeout.ms` bounds it, but for a client that has forgotten its brokers: that one was seen not to report.
     pub(crate) fn drain(&self) -> Result<(), TransactionError> {
-        self.watchdog.watch(|| {
-            self.producer.poll(Duration::ZERO);
-            while self.producer.in_flight_count() > 0 {
-                self.look();
+        self.producer().poll(Duration::ZERO);
+        let context = self.producer().context();
+        let deadline = Instant::now() + REPORTS_WITHIN;
+        let unknown = loop {
+            // What the client has to tell besides counts too, so one figure decides.
+            let in_flight = self.producer().in_flight_count();
+            if in_flight <= 0 || Instant::now() >= deadline {
+                break in_flight;
             }
-        });
-        let context = self.producer.context();
+            self.look();
+            context
+                .contact
+                .check()
+                .map_err(kafka("waiting for deliveries"))?;
+        };
         let failed = context.failed.load(Ordering::Acquire);
-        if failed == 0 {
+        if failed == 0 && unknown <= 0 {
             return Ok(());
         }
         let too_large = context
@@ -249,8 +304,10 @@ impl TransactionalProducer {
             .lock()
             .expect("no thread panics while it holds this");
         Err(TransactionError::Undelivered {
-            failed,
-            first: first.clone().unwrap_or_default(),
+            failed: failed + u64::try_from(unknown).unwrap_or(0),
+            first: first
+                .clone()
+                .unwrap_or_else(|| format!("no word about it within {REPORTS_WITHIN:?}")),
         })
     }
 
@@ -258,29 +315,30 @@ impl TransactionalProducer {
     pub(crate) fn send_offsets(
         &self,
         offsets: &TopicPartitionList,
-        group: &ConsumerGroupMetadata,
+        group: &Arc<ConsumerGroupMetadata>,
     ) -> Result<(), TransactionError> {
-        self.watchdog
-            .watch(|| {
-                self.producer
-                    .send_offsets_to_transaction(offsets, group, TRANSACTION_TIMEOUT)
-            })
-            .map_err(kafka("send_offsets_to_transaction"))
+        let (offsets, group) = (offsets.clone(), Arc::clone(group));
+        self.call("send_offsets_to_transaction", move |producer| {
+            producer.send_offsets_to_transaction(&offsets, &group, TRANSACTION_TIMEOUT)
+        })
     }
 
     /// Commits. An error means that the outcome is unknown.
     pub(crate) fn commit(&self) -> Result<(), TransactionError> {
-        self.watchdog
-            .watch(|| self.producer.commit_transaction(TRANSACTION_TIMEOUT))
-            .map_err(kafka("commit_transaction"))
+        self.call("commit_transaction", |producer| {
+            producer.commit_transaction(TRANSACTION_TIMEOUT)
+        })
     }
 
     /// Serves the client while there is nothing to produce; an error if it can never produce again.
     pub(crate) fn idle(&self) -> Result<(), TransactionError> {
-        self.producer.poll(Duration::ZERO);
-        match self.producer.client().fatal_error() {
+        self.producer().poll(Duration::ZERO);
+        match self.producer().client().fatal_error() {
             Some((code, _)) => Err(kafka("idling")(KafkaError::Global(code))),
-            None if self.producer.context().fatal.load(Ordering::Acquire) => {
+            None if self.producer().context().contact.check().is_err() => Err(kafka("idling")(
+                KafkaError::Global(RDKafkaErrorCode::AllBrokersDown),
+            )),
+            None if self.producer().context().fatal.load(Ordering::Acquire) => {
                 Err(kafka("idling")(KafkaError::Global(RDKafkaErrorCode::Fatal)))
             }
             None => Ok(()),

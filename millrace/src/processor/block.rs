@@ -1,7 +1,7 @@
 //! Blocks and requests: what stands in the compacted `<group>.blocked`.
 //!
-//! A partition of it speaks of the same partition of the source topic. Keys are `block/<topic>/<key>` and
-//! `redrive/<topic>/<key>`, so that compaction keeps both and a tombstone ends either.
+//! A partition of it speaks of the same partition of the source topic. Keys are `block/<topic>/<key>`,
+//! `redrive/<topic>/<key>` and `replay/<topic>/`, so that compaction keeps each and a tombstone ends it.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,24 @@ pub(crate) struct Request {
     pub(crate) skip: Option<i64>,
 }
 
+/// A request to go back to an offset of the partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Replay {
+    /// Which replay.
+    pub(crate) id: uuid::Uuid,
+    /// First offset that is handled again.
+    pub(crate) from: i64,
+}
+
+/// The record that asks the partition's owner to go back.
+pub(crate) fn replay_request(
+    group: &str,
+    (topic, partition): (&str, i32),
+    replay: &Replay,
+) -> Outgoing {
+    About::Replay.record(group, (topic, partition, b""), Some(replay))
+}
+
 /// The record that asks the partition's owner to redrive a key.
 pub(crate) fn redrive_request(group: &str, at: (&str, i32, &[u8]), request: &Request) -> Outgoing {
     About::Redrive.record(group, at, Some(request))
@@ -64,6 +82,8 @@ pub(crate) fn redrive_request(group: &str, at: (&str, i32, &[u8]), request: &Req
 pub(crate) enum About {
     Block,
     Redrive,
+    /// Of a whole partition: its key is empty.
+    Replay,
 }
 
 impl About {
@@ -71,6 +91,7 @@ impl About {
         match self {
             Self::Block => b"block/",
             Self::Redrive => b"redrive/",
+            Self::Replay => b"replay/",
         }
     }
 
@@ -80,7 +101,7 @@ impl About {
 
     /// The opposite of [`key`](Self::key); topic names hold no slash.
     pub(crate) fn parse(key: &[u8]) -> Option<(Self, String, Vec<u8>)> {
-        let about = [Self::Block, Self::Redrive]
+        let about = [Self::Block, Self::Redrive, Self::Replay]
             .into_iter()
             .find(|about| key.starts_with(about.prefix()))?;
         let rest = &key[about.prefix().len()..];

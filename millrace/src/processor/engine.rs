@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 
-use super::block::{About, Block, Request};
+use super::block::{About, Block, Replay, Request};
 use super::letter::{self, Cause, Letter, State};
 use super::{HandleError, Handler, Order, Outgoing, RunError};
 use crate::codec::Codec;
@@ -23,6 +23,12 @@ use crate::log::offsets::{Committed, metadata_with};
 use crate::log::record::Record;
 use crate::projection::LearnError;
 use crate::telemetry::consumers::Position;
+use crate::telemetry::events::Tally;
+
+/// A step that has this many records to produce takes no further event, and the next one goes on: one event may lead to
+/// thousands of commands, and a replay brings such events by the batch. 20,000 records are produced in well under a second,
+/// which is far from the transaction's timeout, and fit into memory whatever they hold.
+const OUTGOING_MAX: usize = 20_000;
 
 /// How failures are tried again.
 #[derive(Debug, Clone)]
@@ -73,7 +79,7 @@ pub(crate) struct Step {
     pub(crate) offsets: BTreeMap<Key, Committed>,
     /// Events handled.
     pub(crate) handled: usize,
-    /// Commands emitted.
+    /// Commands and integration events emitted.
     pub(crate) emitted: usize,
     /// Dead letters written.
     pub(crate) letters: usize,
@@ -81,6 +87,8 @@ pub(crate) struct Step {
     pub(crate) outage: Option<String>,
     /// The newest failure of a handler.
     pub(crate) failure: Option<String>,
+    /// The same by type of event.
+    pub(crate) seen: Tally,
 }
 
 impl Step {
@@ -105,6 +113,8 @@ struct Partition {
     blocks: BTreeMap<Vec<u8>, Block>,
     /// By key; with the offset of the letter to give up, if one is.
     requests: BTreeMap<Vec<u8>, Option<i64>>,
+    /// To be gone back for.
+    replay: Option<Replay>,
     dlq_end: i64,
 }
 
@@ -164,6 +174,7 @@ impl Engine {
             due: Duration::ZERO,
             blocks: BTreeMap::new(),
             requests: BTreeMap::new(),
+            replay: None,
             dlq_end: claim.dlq_end,
         };
         for (name, value) in claim.blocked {
@@ -177,6 +188,7 @@ impl Engine {
                 About::Redrive => {
                     partition.requests.insert(record_key, skip_of(&value));
                 }
+                About::Replay => partition.replay = serde_json::from_slice(&value).ok(),
                 About::Block => match serde_json::from_slice(&value) {
                     Ok(block) => {
                         partition.blocks.insert(record_key, block);
@@ -224,14 +236,23 @@ impl Engine {
 
     /// Takes in a record of `<group>.blocked` that was written after the partition was taken.
     pub(crate) fn hear(&mut self, number: i32, key: &[u8], value: Option<&[u8]>) {
-        let Some((About::Redrive, topic, record_key)) = About::parse(key) else {
+        let Some((about, topic, record_key)) = About::parse(key) else {
             return;
         };
-        if let Some(partition) = self.partitions.get_mut(&(topic, number)) {
-            match value {
-                Some(value) => partition.requests.insert(record_key, skip_of(value)),
-                None => partition.requests.remove(&record_key),
-            };
+        let Some(partition) = self.partitions.get_mut(&(topic, number)) else {
+            return;
+        };
+        match (about, value) {
+            (About::Redrive, Some(value)) => {
+                partition.requests.insert(record_key, skip_of(value));
+            }
+            (About::Redrive, None) => {
+                partition.requests.remove(&record_key);
+            }
+            (About::Replay, value) => {
+                partition.replay = value.and_then(|value| serde_json::from_slice(value).ok());
+            }
+            (About::Block, _) => {}
         }
     }
 
@@ -287,12 +308,16 @@ impl Engine {
         let mut dirty = BTreeSet::new();
         let mut moved = std::mem::take(&mut partition.unsigned);
         step.outgoing.append(&mut partition.opening);
-        while partition.due <= now && step.handled + step.letters < records {
+        while partition.due <= now
+            && step.handled + step.letters < records
+            && step.outgoing.len() < OUTGOING_MAX
+        {
             let Some(record) = partition.queue.pop_front() else {
                 break;
             };
             match self.one(&partition, &record, learn) {
                 Ended::Emitted(outgoing) => {
+                    step.seen.handled(&record);
                     step.handled += 1;
                     step.emitted += outgoing.len();
                     step.outgoing.extend(outgoing);
@@ -307,6 +332,7 @@ impl Engine {
                         attempts,
                     ));
                     if cause != Cause::Behind {
+                        step.seen.failed(&record);
                         partition.handled.failed(&reason);
                         step.failure = Some(reason.clone());
                     }
@@ -319,6 +345,7 @@ impl Engine {
                     }
                 }
                 Ended::Again(pause, reason) => {
+                    step.seen.failed(&record);
                     partition.handled.failed(&reason);
                     step.failure = Some(reason);
                     partition.due = now + pause;
@@ -404,6 +431,36 @@ impl Engine {
         }
     }
 
+    /// A partition that is to go back, and what to commit for it: the earlier offset, and that the request is done.
+    ///
+    /// Both in one transaction, so a request is followed once: before it, the next owner finds the request; after it, the
+    /// offset. A repeat of the request, told by its id, is only struck out. Whoever commits this must release the partition
+    /// and take it again, for what is in the engine was read from another offset on.
+    pub(crate) fn replay(&mut self) -> Option<(Key, Step)> {
+        let mut asked = self.partitions.iter_mut();
+        let (key, partition, replay) = asked.find_map(|(key, partition)| {
+            let replay = partition.replay.take()?;
+            Some((key.clone(), partition, replay))
+        })?;
+        if partition.handled.replay != Some(replay.id) {
+            partition.handled.replay = Some(replay.id);
+            if replay.from < partition.next {
+                partition.next = replay.from;
+                partition.supersede(&self.group);
+            }
+        }
+        let at = (&*partition.topic.clone(), partition.number, &b""[..]);
+        let mut step = Step {
+            outgoing: std::mem::take(&mut partition.opening),
+            ..Step::default()
+        };
+        step.outgoing
+            .push(About::Replay.record::<Replay>(&self.group, at, None));
+        partition.unsigned = false;
+        step.offsets.insert(key.clone(), partition.committed());
+        Some((key, step))
+    }
+
     /// A key that is to be redriven now: its partition, itself, and where its letters begin.
     pub(crate) fn redrive_wanted(&self, now: Duration) -> Option<(Key, Vec<u8>, i64)> {
         self.partitions.iter().find_map(|(key, partition)| {
@@ -458,6 +515,7 @@ impl Engine {
         for one in &open {
             match self.run(&one.record, learn) {
                 Ok(Ok(outgoing)) => {
+                    step.seen.handled(&one.record);
                     step.handled += 1;
                     step.emitted += outgoing.len();
                     step.outgoing.extend(outgoing);
@@ -470,6 +528,7 @@ impl Engine {
                     ));
                 }
                 Ok(Err(HandleError::Poison(reason) | HandleError::Transient(reason))) => {
+                    step.seen.failed(&one.record);
                     step.failure = Some(reason.clone());
                     left.get_or_insert((one.record.offset, reason));
                     if self.handler.order() == Order::PerKey {
@@ -598,20 +657,4 @@ fn dice(offset: i64, tries: u32) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_the_longest_and_vary() {
-        let retries = Retries {
-            attempts_max: 5,
-            first: Duration::from_millis(100),
-            longest: Duration::from_secs(2),
-        };
-        assert_eq!(retries.pause(1, 0.0), Duration::from_millis(50));
-        assert_eq!(retries.pause(1, 1.0), Duration::from_millis(100));
-        assert_eq!(retries.pause(3, 1.0), Duration::from_millis(400));
-        assert_eq!(retries.pause(60, 1.0), Duration::from_secs(2));
-        assert!((0..100).all(|n| (0.0..1.0).contains(&dice(n, n as u32))));
-    }
-}
+mod tests;

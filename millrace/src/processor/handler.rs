@@ -1,8 +1,9 @@
 //! A processor with its event type erased: what the engine runs and the test kit runs again.
 
+use super::outbox::Source;
 use super::{HandleError, Order, Outbox, Processor, group};
 use crate::codec::{Codec, CodecError};
-use crate::event::{Event, Recorded, events_topic};
+use crate::event::{Event, Recorded};
 use crate::log::record::{HeaderBlock, Record};
 use crate::projection::Start;
 use crate::telemetry::trace;
@@ -51,7 +52,7 @@ pub trait Handler: Send + Sync + 'static {
     /// Whether a dead letter blocks its key.
     fn order(&self) -> Order;
 
-    /// The commands that a record leads to.
+    /// What a record leads to: commands and integration events.
     fn run(&self, codec: &Codec, record: &Record) -> Result<Vec<Outgoing>, RunError>;
 
     /// Its consumer group.
@@ -69,7 +70,7 @@ impl<P: Processor> Handler for Erased<P> {
     }
 
     fn topic(&self) -> String {
-        events_topic(P::Event::AGGREGATE)
+        P::Event::topic()
     }
 
     fn start(&self) -> Start {
@@ -102,7 +103,12 @@ impl<P: Processor> Handler for Erased<P> {
             event,
             metadata,
         };
-        let mut out = Outbox::new(codec, P::NAME, &recorded.metadata);
+        let source = Source {
+            aggregate_id: &recorded.aggregate_id,
+            sequence: recorded.sequence,
+            metadata: &recorded.metadata,
+        };
+        let mut out = Outbox::new(codec, P::NAME, source);
         self.0
             .handle(&recorded, &mut out)
             .and_then(|()| out.finish())

@@ -25,7 +25,7 @@ struct State {
 }
 
 /// A processor's health at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct ProcessorReport {
     /// Its name.
     pub name: String,
@@ -39,7 +39,7 @@ pub struct ProcessorReport {
     pub blocked_keys: usize,
     /// Events handled since it started.
     pub handled: u64,
-    /// Commands emitted since it started.
+    /// Commands and integration events emitted since it started.
     pub emitted: u64,
     /// Dead letters written since it started.
     pub dead_letters: u64,

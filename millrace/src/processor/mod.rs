@@ -1,11 +1,11 @@
-//! Stateless processors: events in, commands out, in one Kafka transaction with the offsets.
+//! Stateless processors: events in, commands and integration events out, in one Kafka transaction with the offsets.
 //!
-//! A processor is a pure function of one event. What must remember is an aggregate. The ids of the commands that it
-//! emits are derived from the event, so a redelivery, by a reset or after a crash, emits the same ids and the
-//! command side answers with the first outcome.
+//! A processor is a pure function of one event. What must remember is an aggregate. The ids of what it emits are derived
+//! from the event, so a redelivery, by a reset or after a crash, emits the same ids: the command side answers with the
+//! first outcome, and a reader of integration events recognises the repeat.
 //!
 //! Invariants, with what breaks them and where that is tried:
-//! - Commands, dead letters, blocks and the offset after their event commit together or not at all. A crash
+//! - Commands, integration events, dead letters, blocks and the offset after their event commit together or not at all. A crash
 //!   between producing and committing leaves an open transaction, which the next owner waits out before it reads
 //!   the committed offset, so nothing of it is ever visible.
 //! - An owner whose partition went to another member commits nothing: the transaction carries the group's
@@ -14,20 +14,20 @@
 //!   until it is redriven, unless the processor says that order does not matter to it.
 
 mod block;
-mod command;
 mod engine;
 mod handler;
 mod health;
 mod letter;
 pub mod ops;
+mod outbox;
 mod run;
 mod topology;
 
 pub use block::Block;
-pub use command::{Outbox, command_id};
 pub use handler::{Handler, Outgoing, RunError};
 pub use health::ProcessorReport;
 pub use letter::{Cause, Letter, State};
+pub use outbox::{Outbox, command_id};
 pub use run::{ProcessorConfig, ProcessorError, ProcessorOptions, RunningProcessor};
 pub use topology::Topology;
 
@@ -61,7 +61,7 @@ pub enum Order {
 
 /// A stateless stream processor over the events of one aggregate type.
 pub trait Processor: Send + Sync + 'static {
-    /// Its name in kebab case. It is its identity: group, transactions, topics and the ids of its commands hang on it.
+    /// Its name in kebab case. It is its identity: group, transactions, topics and the ids of what it emits hang on it.
     const NAME: &'static str;
     /// Where it starts on a partition that it never read.
     const START: Start;
@@ -70,7 +70,7 @@ pub trait Processor: Send + Sync + 'static {
     /// The events that it reads, from the topic of their aggregate type.
     type Event: Event;
 
-    /// Says which commands an event leads to. Pure: no clock, no randomness, no I/O, or a replay would differ.
+    /// Says which commands and integration events an event leads to. Pure: no clock, no randomness, no I/O, or a replay would differ.
     fn handle(
         &self,
         event: &Recorded<Self::Event>,

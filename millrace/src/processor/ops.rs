@@ -10,6 +10,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::block::About;
+use super::block::{Replay, replay_request};
 use super::{
     Block, Handler, Letter, Request, blocked_topic, dlq_topic, fold_letters, redrive_request,
 };
@@ -264,6 +265,29 @@ pub fn redrive(
         topic: block.topic,
         id: request.id,
     })
+}
+
+/// Asks the owners of these partitions of the processor's topic to handle everything again from an offset on; the id tells
+/// the replay. A repeat does no harm: the owner follows a replay once. Blocks the thread until the requests are durable.
+pub fn ask_replay(
+    kafka: &KafkaConfig,
+    handler: &dyn Handler,
+    id: Uuid,
+    from: &[(i32, i64)],
+) -> Result<(), OpsError> {
+    let producer: BaseProducer = client::producer(kafka, "replay").create()?;
+    let topic = handler.topic();
+    for (partition, from) in from {
+        let replay = Replay { id, from: *from };
+        let record = replay_request(&handler.group(), (&topic, *partition), &replay);
+        let produced = BaseRecord::to(&record.topic)
+            .partition(*partition)
+            .key(record.key.as_deref().unwrap_or_default())
+            .payload(record.payload.as_deref().unwrap_or_default());
+        producer.send(produced).map_err(|(error, _)| error)?;
+    }
+    producer.flush(Duration::from_secs(10))?;
+    Ok(())
 }
 
 /// What became of a request: nothing yet, or the block that is left, if one is. Blocks the thread.

@@ -35,12 +35,14 @@ use crate::config::KafkaConfig;
 use crate::log::Key;
 use crate::log::client;
 use crate::log::consumer::{self, Context, GroupConsumer, KAFKA_TIMEOUT, Member, Polled};
+use crate::log::contact::{self, Contact};
 use crate::log::read::{PartitionReader, ReadError};
 use crate::log::transaction::{
     MESSAGE_MAX_BYTES, ToProduce, TransactionError, TransactionalProducer,
 };
 use crate::projection::{Decoder, Start};
 use crate::telemetry::consumers::{Group, STATISTICS_MS};
+use crate::telemetry::events;
 
 /// How often requests and partitions that wait to be taken are looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -211,6 +213,8 @@ struct Core {
     rebalanced: AtomicBool,
     /// How far the group is, for the metrics.
     group: Arc<Group>,
+    /// What it did, by type of event.
+    events: Arc<events::Handler>,
 }
 
 struct State {
@@ -219,6 +223,26 @@ struct State {
     reader: Option<PartitionReader>,
     /// Where each partition of `<group>.blocked` was read to.
     heard: BTreeMap<i32, i64>,
+}
+
+impl State {
+    /// A client that failed is not asked again: it may have forgotten its brokers.
+    fn doubt_reader(&mut self, error: &ReadError) {
+        if matches!(error, ReadError::Kafka { .. }) {
+            self.reader = None;
+        }
+    }
+}
+
+/// The reader, made where there is none.
+fn made<'r>(
+    reader: &'r mut Option<PartitionReader>,
+    kafka: &KafkaConfig,
+) -> Result<&'r PartitionReader, KafkaError> {
+    if reader.is_none() {
+        *reader = Some(PartitionReader::new(kafka, "processor")?);
+    }
+    Ok(reader.as_ref().expect("made above"))
 }
 
 impl Core {
@@ -241,6 +265,11 @@ impl Core {
         };
         Self {
             group: Group::of(&handler.group()),
+            events: events::Handler::of(
+                events::Kind::Processor,
+                handler.name(),
+                vec![handler.topic()],
+            ),
             transactional_id: format!("{}.{member}", handler.group()),
             state: Mutex::new(State {
                 engine: Engine::new(handler.clone(), decoder.codec().clone(), retries),
@@ -283,19 +312,28 @@ impl Core {
         consumer: &GroupConsumer<Self>,
         keys: &[Key],
     ) -> Result<BTreeMap<Key, i64>, ProcessorError> {
+        let taken = self.claim(consumer, keys);
+        if let Err(ProcessorError::Read(error)) = &taken {
+            self.state().doubt_reader(error);
+        }
+        taken
+    }
+
+    fn claim(
+        &self,
+        consumer: &GroupConsumer<Self>,
+        keys: &[Key],
+    ) -> Result<BTreeMap<Key, i64>, ProcessorError> {
         let group = self.handler.group();
         let committed = consumer::committed(consumer, keys)?;
         let mut state = self.state();
-        if state.reader.is_none() {
-            state.reader = Some(PartitionReader::new(&self.config.kafka, "processor")?);
-        }
         let State {
             reader,
             engine,
             heard,
             ..
         } = &mut *state;
-        let reader = reader.as_ref().expect("made above");
+        let reader = made(reader, &self.config.kafka)?;
         let mut claims = Vec::with_capacity(keys.len());
         for key in keys {
             let committed = committed.get(key).cloned();
@@ -399,11 +437,10 @@ fn session(core: &Arc<Core>) -> Result<(), ProcessorError> {
     let consumer: GroupConsumer<Core> =
         client::consumer(&core.config.kafka, &core.handler.group(), "earliest")
             .set("statistics.interval.ms", STATISTICS_MS)
-            .create_with_context(Context(core.clone()))?;
+            .create_with_context(Context::of(core))?;
     let topic = core.handler.topic();
     consumer.subscribe(&[topic.as_str()])?;
-    let requests: BaseConsumer =
-        client::reader(&core.config.kafka, "processor-requests").create()?;
+    let requests = contact::reader(&core.config.kafka, "processor-requests")?;
     let mut session = Session {
         core,
         consumer,
@@ -418,6 +455,8 @@ fn session(core: &Arc<Core>) -> Result<(), ProcessorError> {
     while ended.is_ok() && !core.shutdown.is_cancelled() {
         ended = session.turn();
     }
+    // A consumer that is being closed still hands out statistics.
+    drop(session);
     core.group.left();
     ended
 }
@@ -434,11 +473,11 @@ struct Session<'c> {
     core: &'c Arc<Core>,
     consumer: GroupConsumer<Core>,
     /// Follows `<group>.blocked`.
-    requests: BaseConsumer,
+    requests: BaseConsumer<Contact>,
     /// None between a failed transaction and the next producer.
     producer: Option<TransactionalProducer>,
     /// The generation in which what is in the engine was polled.
-    generation: Option<ConsumerGroupMetadata>,
+    generation: Option<Arc<ConsumerGroupMetadata>>,
     topics: Vec<Arc<str>>,
     /// Partitions that rest until the engine is done with what it has.
     paused: BTreeSet<Key>,
@@ -457,6 +496,7 @@ impl Session<'_> {
         }
         self.work()?;
         self.redrive()?;
+        self.replay()?;
         self.rest()
     }
 
@@ -515,7 +555,7 @@ impl Session<'_> {
     /// it hands out an empty member without a generation, which the coordinator takes for a producer of before there were
     /// generations, and lets commit. The flag that the assignment was lost is looked at before each commit for the same reason.
     fn rebalanced(&mut self) -> Result<(), ProcessorError> {
-        self.generation = self.consumer.group_metadata();
+        self.generation = self.consumer.group_metadata().map(Arc::new);
         self.follow()
     }
 
@@ -552,27 +592,48 @@ impl Session<'_> {
         };
         let mut records = Vec::new();
         let mut state = core.state();
-        let State { reader, engine, .. } = &mut *state;
-        if let Some(reader) = reader.as_ref()
-            && from < i64::MAX
-        {
+        // Without the letters the engine would take the key for one that has none, and let its later events pass.
+        if from < i64::MAX {
             let topic = dlq_topic(&core.handler.group());
+            let reader = made(&mut state.reader, &core.config.kafka)?;
             let read = reader.read((&topic, key.1), from, |record| {
                 if record.key.as_deref() == Some(&record_key) {
                     records.push(record);
                 }
             });
             if let Err(error) = read {
+                state.doubt_reader(&error);
                 drop(state);
                 core.failed(format!("dead letters could not be read yet: {error}"));
                 return Ok(());
             }
         }
         let mut learn = |id| core.runtime.block_on(core.decoder.learn(id));
-        let step = engine.redrive((&key, &record_key), core.now(), records, &mut learn);
+        let wanted = (&key, record_key.as_slice());
+        let step = state
+            .engine
+            .redrive(wanted, core.now(), records, &mut learn);
         drop(state);
         crash_point("processor.before-redrive");
         self.settle(step)
+    }
+
+    /// Follows one request to go back to an earlier offset.
+    fn replay(&mut self) -> Result<(), ProcessorError> {
+        let core = self.core;
+        // After a failed transaction there is no producer until the next tick, and the request stands.
+        if self.producer.is_none() {
+            return Ok(());
+        }
+        let Some((key, step)) = core.state().engine.replay() else {
+            return Ok(());
+        };
+        self.consumer.pause(&consumer::list_of([&key]))?;
+        self.settle(step)?;
+        // Committed or not: what is committed says where it goes on.
+        core.state().engine.release(&key);
+        self.paused.remove(&key);
+        self.take_waiting()
     }
 
     /// Commits a step, or starts over from what is committed.
@@ -585,10 +646,13 @@ impl Session<'_> {
             core.health.noted(failure);
         }
         if step.is_empty() {
+            // Nothing moved, so whatever was seen are tries that failed.
+            core.events.commit(core.decoder.codec(), &step.seen);
             return self.idle();
         }
         match self.transact(&step) {
             Ok(()) => {
+                core.events.commit(core.decoder.codec(), &step.seen);
                 if step.outage.is_none() {
                     core.health.committed(&step);
                 }
@@ -757,13 +821,13 @@ impl Session<'_> {
         } else {
             self.take_waiting()?;
         }
-        self.hear();
+        self.hear()?;
         self.recover();
         Ok(())
     }
 
     /// Takes in what operators asked for.
-    fn hear(&mut self) {
+    fn hear(&mut self) -> Result<(), ProcessorError> {
         while let Some(polled) = self.requests.poll(Duration::ZERO) {
             let Ok(message) = polled else { continue };
             let mut state = self.core.state();
@@ -775,6 +839,7 @@ impl Session<'_> {
                 .engine
                 .hear(message.partition(), key, message.payload());
         }
+        Ok(self.requests.context().check()?)
     }
 
     /// With nothing left to handle, an outage is over when Kafka answers.

@@ -67,12 +67,13 @@ pub(crate) async fn apply<W: Write>(
     let mut parking = Parking::load(tx, build, records).await?;
     let events = decode(decoder, records, &mut parking).await?;
     let written = write(writer, tx, build, &events, &mut parking).await?;
-    let parked = park::store(tx, build, records, &parking).await?;
+    let aside = park::store(tx, build, records, &parking).await?;
     Ok(Applied {
         applied: written.applied,
         repeated: written.repeated,
-        parked,
+        parked: aside.len(),
         incomplete: written.incomplete,
+        aside,
     })
 }
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row};
 
-use crate::event::{Event, Recorded, events_topic};
+use crate::event::{Event, Recorded};
 use crate::projection::apply::{self, Write, WriteError, Written};
 use crate::projection::projector::source;
 use crate::projection::{
@@ -18,8 +18,8 @@ use crate::projection::{
 ///
 /// Its table has, beside the row's own columns, `aggregate_id text`, `source text`, `version bigint` and
 /// `incomplete boolean`, all filled by the sink. The primary key is `aggregate_id` where [`Rows`](Self::Rows)
-/// is an `Option`, else `aggregate_id` and the row's key. An event is applied once: only if its sequence is
-/// above the version that the aggregate's rows carry.
+/// is an `Option`, else `aggregate_id` and the row's key. A row's `version` is the sequence of the event that wrote it last. An
+/// event is applied once: only if its sequence is above the version that the aggregate is at.
 pub trait Fold: Send + Sync + 'static {
     /// The view's name in kebab case: unique, and the same in every release.
     const NAME: &'static str;
@@ -172,6 +172,7 @@ impl<F: Fold> FoldProjector<F> {
                 Guard::Gap => return Err(gap(state.version, event)),
                 Guard::Apply => {}
             }
+            state.rows.begin(event.sequence);
             match self.0.evolve(&mut state.rows, event) {
                 Ok(()) => {
                     state.version = event.sequence;
@@ -200,8 +201,8 @@ impl<F: Fold> FoldProjector<F> {
         let mut owners = Owners::default();
         let mut rows: Vec<&RowOf<F>> = Vec::new();
         for (id, state) in changed() {
-            for row in state.rows.written() {
-                owners.push(id, state);
+            for (row, version) in state.rows.written() {
+                owners.push(id, state, version.unwrap_or(state.version));
                 rows.push(row);
             }
         }
@@ -267,7 +268,7 @@ impl<F: Fold> FoldProjector<F> {
         let mut superfluous = Vec::new();
         for (id, state) in states.iter().filter(|(_, state)| state.changed) {
             if !F::Rows::SINGLE || state.rows.written().is_empty() {
-                owners.push(id, state);
+                owners.push(id, state, state.version);
             } else if state.versioned {
                 superfluous.push(*id);
             }
@@ -321,10 +322,10 @@ struct Owners<'s> {
 }
 
 impl<'s> Owners<'s> {
-    fn push<R>(&mut self, id: &'s str, state: &'s State<R>) {
+    fn push<R>(&mut self, id: &'s str, state: &'s State<R>, version: i64) {
         self.ids.push(id);
         self.sources.push(&state.source);
-        self.versions.push(state.version);
+        self.versions.push(version);
         self.incomplete.push(state.incomplete);
     }
 
@@ -420,7 +421,7 @@ impl<F: Fold> Projector for FoldProjector<F> {
     }
 
     fn topics(&self) -> Vec<String> {
-        vec![events_topic(F::Event::AGGREGATE)]
+        vec![F::Event::topic()]
     }
 
     fn start(&self) -> Start {

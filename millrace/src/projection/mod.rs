@@ -28,7 +28,7 @@ pub use fold::{Fold, fold};
 pub use park::{ParkedKey, Request, release};
 pub(crate) use projector::source;
 pub use projector::{
-    Applied, ApplyError, BoxFuture, Build, Decoder, LearnError, Payload, Poison, Projector,
+    Applied, ApplyError, Aside, BoxFuture, Build, Decoder, LearnError, Payload, Poison, Projector,
     SchemaSource, Skip, Start, is_outage, is_poison,
 };
 pub use row::{Column, ColumnType, RowSet, Rows, Summand, TallyRow, ViewRow};

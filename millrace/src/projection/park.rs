@@ -6,7 +6,9 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 use crate::event::Recorded;
-use crate::projection::{Applied, ApplyError, Build, Decoder, HeaderBlock, Projector, Record};
+use crate::projection::{
+    Applied, ApplyError, Aside, Build, Decoder, HeaderBlock, Projector, Record,
+};
 
 /// Topic, partition and the aggregate's id, or `@<partition>/<offset>` for a record of none.
 type Key = (String, i32, String);
@@ -127,15 +129,16 @@ fn key(record: &Record) -> Key {
     (record.topic.to_string(), record.partition, id)
 }
 
-/// Writes what is parked by this batch; returns how many records that is.
+/// Writes what is parked by this batch; returns which records that is, by index.
 pub(crate) async fn store(
     tx: &mut PgConnection,
     build: &Build,
     records: &[Record],
     parking: &Parking,
-) -> Result<usize, ApplyError> {
+) -> Result<BTreeMap<usize, Aside>, ApplyError> {
+    let mut aside = BTreeMap::new();
     if parking.held.is_empty() {
-        return Ok(0);
+        return Ok(aside);
     }
     for ((topic, partition, id), reason) in &parking.reasons {
         tracing::warn!(
@@ -159,8 +162,7 @@ pub(crate) async fn store(
         .execute(&mut *tx)
         .await?;
     }
-    let mut parked = 0;
-    for record in records {
+    for (index, record) in records.iter().enumerate() {
         let key = key(record);
         if parking
             .held
@@ -170,10 +172,11 @@ pub(crate) async fn store(
             continue;
         }
         store_event(tx, build, record, &key.2).await?;
-        parked += 1;
+        let first = parking.held.get(&key) == Some(&record.offset);
+        aside.insert(index, if first { Aside::Bad } else { Aside::Behind });
     }
     check_cap(tx, build, parking).await?;
-    Ok(parked)
+    Ok(aside)
 }
 
 async fn store_event(

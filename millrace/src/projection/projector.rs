@@ -1,5 +1,6 @@
 //! A view with its kind erased, and what writing a batch can come to.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -78,6 +79,17 @@ pub struct Applied {
     pub parked: usize,
     /// Aggregates newly marked incomplete because events of theirs were skipped.
     pub incomplete: usize,
+    /// Which records were put aside, by their index in the batch.
+    pub aside: BTreeMap<usize, Aside>,
+}
+
+/// Why a record was put aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aside {
+    /// It cannot be applied.
+    Bad,
+    /// It follows one of its aggregate that cannot be.
+    Behind,
 }
 
 /// Why a batch was not written. The transaction is to be rolled back whole.

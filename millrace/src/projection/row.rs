@@ -1,6 +1,6 @@
 //! Rows of a view: a struct that knows its table, so that a batch is loaded and written in one statement each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use chrono::{DateTime, Utc};
@@ -102,8 +102,11 @@ pub trait RowSet: Default + Clone + Send + Sync + 'static {
     /// Takes in a stored row.
     fn load(&mut self, row: Self::Row);
 
-    /// Rows to write: for several, those that were touched.
-    fn written(&self) -> Vec<&Self::Row>;
+    /// What is touched from now on is touched by the event with this sequence.
+    fn begin(&mut self, sequence: i64);
+
+    /// Rows to write: for several, those that were touched, each with the event that touched it last.
+    fn written(&self) -> Vec<(&Self::Row, Option<i64>)>;
 
     /// Keys of stored rows that are no more.
     fn removed(&self) -> Vec<<Self::Row as ViewRow>::Key>;
@@ -117,8 +120,11 @@ impl<R: ViewRow<Key = ()>> RowSet for Option<R> {
         *self = Some(row);
     }
 
-    fn written(&self) -> Vec<&R> {
-        self.iter().collect()
+    // One row is written at every event, so its version is the aggregate's.
+    fn begin(&mut self, _: i64) {}
+
+    fn written(&self) -> Vec<(&R, Option<i64>)> {
+        self.iter().map(|row| (row, None)).collect()
     }
 
     // One row's absence shows in the `Option` itself; the writer deletes by the aggregate's id.
@@ -131,14 +137,19 @@ impl<R: ViewRow<Key = ()>> RowSet for Option<R> {
 #[derive(Debug, Clone)]
 pub struct Rows<R: ViewRow> {
     rows: BTreeMap<R::Key, R>,
-    touched: BTreeSet<R::Key>,
+    /// The event that touched a row last. A row's version must not hang on how many events came in one batch: a rebuild has
+    /// other batches.
+    touched: BTreeMap<R::Key, i64>,
+    /// The event that is being applied.
+    sequence: i64,
 }
 
 impl<R: ViewRow> Default for Rows<R> {
     fn default() -> Self {
         Self {
             rows: BTreeMap::new(),
-            touched: BTreeSet::new(),
+            touched: BTreeMap::new(),
+            sequence: 0,
         }
     }
 }
@@ -152,21 +163,21 @@ impl<R: ViewRow> Rows<R> {
     /// The row with this key, to be changed; its key must stay as it is.
     pub fn get_mut(&mut self, key: &R::Key) -> Option<&mut R> {
         let row = self.rows.get_mut(key)?;
-        self.touched.insert(key.clone());
+        self.touched.insert(key.clone(), self.sequence);
         Some(row)
     }
 
     /// Adds the row or puts it in the place of the one with its key.
     pub fn put(&mut self, row: R) {
         let key = row.key();
-        self.touched.insert(key.clone());
+        self.touched.insert(key.clone(), self.sequence);
         self.rows.insert(key, row);
     }
 
     /// Removes the row with this key.
     pub fn remove(&mut self, key: &R::Key) -> Option<R> {
         let row = self.rows.remove(key)?;
-        self.touched.insert(key.clone());
+        self.touched.insert(key.clone(), self.sequence);
         Some(row)
     }
 
@@ -194,16 +205,18 @@ impl<R: ViewRow> RowSet for Rows<R> {
         self.rows.insert(row.key(), row);
     }
 
-    fn written(&self) -> Vec<&R> {
-        self.touched
-            .iter()
-            .filter_map(|key| self.rows.get(key))
-            .collect()
+    fn begin(&mut self, sequence: i64) {
+        self.sequence = sequence;
+    }
+
+    fn written(&self) -> Vec<(&R, Option<i64>)> {
+        let row = |(key, sequence): (&R::Key, &i64)| Some((self.rows.get(key)?, Some(*sequence)));
+        self.touched.iter().filter_map(row).collect()
     }
 
     fn removed(&self) -> Vec<R::Key> {
         self.touched
-            .iter()
+            .keys()
             .filter(|key| !self.rows.contains_key(key))
             .cloned()
             .collect()
@@ -407,10 +420,16 @@ mod tests {
         rows.load(member("a"));
         rows.load(member("b"));
         rows.load(member("c"));
+        rows.begin(4);
         rows.get_mut(&("b".to_owned(),)).unwrap().role = "owner".to_owned();
+        rows.begin(5);
         rows.remove(&("c".to_owned(),));
-        assert_eq!(rows.written().len(), 1);
-        assert_eq!(rows.written()[0].role, "owner");
+        let written = rows.written();
+        assert_eq!(written.len(), 1);
+        assert_eq!(
+            (written[0].0.role.as_str(), written[0].1),
+            ("owner", Some(4))
+        );
         assert_eq!(rows.removed(), [("c".to_owned(),)]);
     }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments, AssertSqlSafe, PgConnection};
 
-use crate::event::{Event, Recorded, events_topic};
+use crate::event::{Event, Recorded};
 use crate::projection::apply::{self, Write, WriteError, Written};
 use crate::projection::projector::source;
 use crate::projection::{
@@ -140,7 +140,7 @@ impl<T: Tally> Projector for TallyProjector<T> {
     }
 
     fn topics(&self) -> Vec<String> {
-        vec![events_topic(T::Event::AGGREGATE)]
+        vec![T::Event::topic()]
     }
 
     fn start(&self) -> Start {

@@ -27,7 +27,7 @@ impl Default for Page {
 }
 
 /// A page of rows, and where the next one begins.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Listed<T> {
     /// The rows.
     pub items: Vec<T>,

@@ -161,15 +161,24 @@ pub async fn run(
     decoder: Decoder,
     shutdown: CancellationToken,
 ) {
+    let look = Look::default();
     let builders = projectors.into_iter().map(|projector| {
-        let builder = Builder::new(config.clone(), projector, decoder.clone());
+        let builder = Builder {
+            look: look.clone(),
+            ..Builder::new(config.clone(), projector, decoder.clone())
+        };
         builder.run(shutdown.clone())
     });
     futures::future::join_all(builders).await;
 }
 
+/// The connection by which builders look for work, one after another: a session of its own for each look of each of twenty
+/// views keeps Postgres busy with nothing. Dropped after any error, and by whoever is cancelled with it in his hands.
+type Look = Arc<tokio::sync::Mutex<Option<PgConnection>>>;
+
 /// The builder of one view in this process.
 pub struct Builder {
+    look: Look,
     config: RebuildConfig,
     projector: Arc<dyn Projector>,
     decoder: Decoder,
@@ -188,6 +197,7 @@ impl Builder {
     /// A builder; it does nothing yet.
     pub fn new(config: RebuildConfig, projector: Arc<dyn Projector>, decoder: Decoder) -> Self {
         Self {
+            look: Look::default(),
             config,
             projector,
             decoder,
@@ -226,10 +236,10 @@ impl Builder {
     /// Dropping the future stops the build between two transactions and leaves the lease to expire, as a killed
     /// process does.
     pub async fn once(&self, shutdown: &CancellationToken) -> Result<Work, RebuildError> {
-        let mut conn = connect(&self.config).await?;
-        if !database::bounded(plan::has_work(&mut conn, &*self.projector, &self.config)).await? {
+        if !self.has_work().await? {
             return Ok(Work::None);
         }
+        let mut conn = connect(&self.config).await?;
         let Attempt::Held(lease) = crate::lease::try_acquire(
             &database::options(&self.config.views, APPLICATION)?,
             &self.lease_spec(),
@@ -253,6 +263,18 @@ impl Builder {
             lease.release().await?;
         }
         built
+    }
+
+    async fn has_work(&self) -> Result<bool, RebuildError> {
+        let mut look = self.look.lock().await;
+        let mut conn = match look.take() {
+            Some(conn) => conn,
+            None => connect(&self.config).await?,
+        };
+        let found = plan::has_work(&mut conn, &*self.projector, &self.config);
+        let found = database::bounded(found).await?;
+        *look = Some(conn);
+        Ok(found)
     }
 
     async fn build(

@@ -10,6 +10,7 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 
 use crate::config::KafkaConfig;
 use crate::log::client;
+use crate::log::contact::{self, Contact};
 use crate::projection::Record;
 use crate::rebuild::RebuildError;
 
@@ -41,7 +42,7 @@ pub(super) fn whole(config: &KafkaConfig, view: &str, from: &Offsets) -> Result<
 
 /// Readers of a build, one a topic.
 pub(super) struct Reader {
-    topics: Vec<(Arc<str>, BaseConsumer)>,
+    topics: Vec<(Arc<str>, BaseConsumer<Contact>)>,
     /// Read, but at or behind the live checkpoint; its partition is paused until it is taken.
     ahead: BTreeMap<Key, VecDeque<Record>>,
     paused: BTreeSet<Key>,
@@ -60,7 +61,7 @@ impl Reader {
         }
         let mut topics = Vec::new();
         for (topic, list) in lists {
-            let consumer: BaseConsumer = client::reader(config, "rebuild").create()?;
+            let consumer = contact::reader(config, "rebuild")?;
             consumer.assign(&list)?;
             topics.push((Arc::from(topic), consumer));
         }
@@ -89,6 +90,7 @@ impl Reader {
                 };
                 let message = match consumer.poll(wait) {
                     None => {
+                        consumer.context().check()?;
                         empty_in_a_row += 1;
                         continue;
                     }

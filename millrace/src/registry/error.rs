@@ -39,6 +39,16 @@ pub enum RegistryError {
         /// What is wrong.
         source: CodecError,
     },
+    /// Two sets of one name declare one record.
+    #[error(
+        "record {record} is declared twice for {name}: a command is not called as an event is, nor a context as an aggregate type"
+    )]
+    DeclaredTwice {
+        /// Aggregate type or context.
+        name: &'static str,
+        /// Record name.
+        record: &'static str,
+    },
     /// The registry's ids do not go with the journal's.
     #[error(
         "registry gave schema id {id} to {subject}, but in the journal it stands for {known}: this is another registry, or it lost its store; restore it or correct SCHEMA_REGISTRY_URL"

@@ -9,7 +9,7 @@ mod compatibility;
 mod error;
 mod kept;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -24,7 +24,11 @@ use crate::codec::{Codec, Schema, Writer};
 use crate::command::CommandSet;
 use crate::command::inbox::REPLY_SCHEMAS;
 use crate::config::{Registration, RegistryConfig};
-use crate::event::{Event, RecordSchema, commands_topic, events_topic, replies_topic};
+use crate::event::{
+    Event, IntegrationEvent, RecordSchema, commands_topic, events_topic, published_topic,
+    replies_topic,
+};
+use crate::telemetry::events;
 use compatibility::{check_against, compatible, full_name, parse, same_json};
 
 pub use error::RegistryError;
@@ -43,12 +47,14 @@ pub enum RecordKind {
     Command,
     /// What became of it: `<aggregate>.replies`.
     Reply,
+    /// What a context tells others: `<context>.published`.
+    Published,
 }
 
-/// The schemas of one aggregate type's events, or of its commands.
+/// The schemas of one aggregate type's events, or of its commands, or of a context's integration events.
 #[derive(Debug, Clone, Copy)]
 pub struct SchemaSet {
-    /// Aggregate type.
+    /// Aggregate type, or context.
     pub aggregate: &'static str,
     /// What the records are.
     pub kind: RecordKind,
@@ -84,12 +90,21 @@ impl SchemaSet {
         }
     }
 
+    /// The schemas of the integration events `E`.
+    pub fn of_published<E: IntegrationEvent>() -> Self {
+        Self {
+            kind: RecordKind::Published,
+            ..Self::of::<E>()
+        }
+    }
+
     /// The topic that the records stand in.
     pub fn topic(&self) -> String {
         match self.kind {
             RecordKind::Event => events_topic(self.aggregate),
             RecordKind::Command => commands_topic(self.aggregate),
             RecordKind::Reply => replies_topic(self.aggregate),
+            RecordKind::Published => published_topic(self.aggregate),
         }
     }
 
@@ -110,6 +125,14 @@ pub struct Registered {
     pub schema: RecordSchema,
     /// Its id.
     pub schema_id: u32,
+}
+
+/// A schema of ours, with its place among all of them.
+struct Ours {
+    number: usize,
+    aggregate: &'static str,
+    schema: &'static RecordSchema,
+    parsed: Schema,
 }
 
 /// The registry, the journal's copy of it, and the codec that they feed.
@@ -152,23 +175,41 @@ impl Registry {
     async fn opened(mut self) -> Result<Self, RegistryError> {
         let registry = &mut self;
         registry.check_files()?;
-        let registered = match registry.register().await {
-            Ok(registered) => {
-                registry.keep(&registered).await?;
-                registered
-            }
-            Err(away @ RegistryError::Unavailable { .. }) => match registry.recall().await? {
-                Some(kept) => {
-                    tracing::warn!(error = %away, "starting with the schemas kept in the journal");
-                    kept
-                }
-                None => return Err(away),
-            },
-            Err(refused) => return Err(refused),
+        // Who writes no events decodes what the journal holds, whose copy of a schema is written before its first use.
+        let kept = match registry.reads_only {
+            true => registry.recall().await?,
+            false => None,
+        };
+        let registered = match kept {
+            Some(kept) => kept,
+            None => registry.registered().await?,
         };
         registry.codec = codec_of(&registered)?;
+        for (set, schema) in registry.schemas() {
+            if matches!(set.kind, RecordKind::Event | RecordKind::Published) {
+                events::know(&set.topic(), set.aggregate, schema.record);
+            }
+        }
         registry.read_kept().await?;
         Ok(self)
+    }
+
+    /// From the registry, or, where it is away, from the journal.
+    async fn registered(&self) -> Result<Vec<Registered>, RegistryError> {
+        match self.register().await {
+            Ok(registered) => {
+                self.keep(&registered).await?;
+                Ok(registered)
+            }
+            Err(away @ RegistryError::Unavailable { .. }) => match self.recall().await? {
+                Some(kept) => {
+                    tracing::warn!(error = %away, "starting with the schemas kept in the journal");
+                    Ok(kept)
+                }
+                None => Err(away),
+            },
+            Err(refused) => Err(refused),
+        }
     }
 
     /// A registry client that has registered nothing yet: for `schemas check|list`.
@@ -233,10 +274,21 @@ impl Registry {
             })
     }
 
-    /// Every pair of our own files must read each other, before anyone is asked.
+    /// Every pair of our own files must read each other, before anyone is asked, and no two sets may declare one record
+    /// under one name: they would write with each other's schema.
     pub fn check_files(&self) -> Result<(), RegistryError> {
         for (set, schema) in self.schemas() {
             let ours = parse(schema)?;
+            let twice = self.schemas().any(|(other, of)| {
+                (other.aggregate, of.record) == (set.aggregate, schema.record)
+                    && other.kind != set.kind
+            });
+            if twice {
+                return Err(RegistryError::DeclaredTwice {
+                    name: set.aggregate,
+                    record: schema.record,
+                });
+            }
             for older in set
                 .schemas
                 .iter()
@@ -269,67 +321,75 @@ impl Registry {
 
     /// Finds every schema's id, registering what is missing if the configuration says so.
     pub async fn register(&self) -> Result<Vec<Registered>, RegistryError> {
-        let mut registered = Vec::new();
-        let found = self.found().await?;
-        for (set, schema) in self.schemas() {
-            let ours = parse(schema)?;
-            let subject = set.subject(&ours);
-            let versions = found.get(&subject).map(Vec::as_slice).unwrap_or_default();
-            check_against(&subject, schema, &ours, versions)?;
-            let schema_id = match id_in(versions, schema) {
-                Some(known) => known,
-                // One after another: a version is compared with those before it.
-                None => self.register_one(&subject, schema, &ours).await?,
-            };
-            registered.push(Registered {
+        // By subject: what is registered of one is compared with its versions before, and no subject waits for another.
+        let mut subjects: BTreeMap<String, Vec<Ours>> = BTreeMap::new();
+        for (number, (set, schema)) in self.schemas().enumerate() {
+            let parsed = parse(schema)?;
+            let of = subjects.entry(set.subject(&parsed)).or_default();
+            of.push(Ours {
+                number,
                 aggregate: set.aggregate,
-                subject,
-                schema: *schema,
-                schema_id,
+                schema,
+                parsed,
             });
+        }
+        let mut registered: Vec<(usize, Registered)> = stream::iter(&subjects)
+            .map(|(subject, schemas)| self.register_all(subject, schemas))
+            .buffer_unordered(QUESTIONS_MAX)
+            .try_concat()
+            .await?;
+        registered.sort_by_key(|(number, _)| *number);
+        Ok(registered.into_iter().map(|(_, one)| one).collect())
+    }
+
+    /// A subject's schemas with their numbers, one after another: a version is compared with those before it.
+    async fn register_all(
+        &self,
+        subject: &str,
+        schemas: &[Ours],
+    ) -> Result<Vec<(usize, Registered)>, RegistryError> {
+        let mut registered = Vec::with_capacity(schemas.len());
+        let mut versions = None;
+        for ours in schemas {
+            let one = Registered {
+                aggregate: ours.aggregate,
+                subject: subject.to_owned(),
+                schema: *ours.schema,
+                schema_id: self.register_one(subject, ours, &mut versions).await?,
+            };
+            registered.push((ours.number, one));
         }
         Ok(registered)
     }
 
-    /// What the registry has of every subject. Asked for side by side: a start waits for the slowest answer, not for all
-    /// of them in turn.
-    async fn found(&self) -> Result<HashMap<String, Vec<Known>>, RegistryError> {
-        let mut subjects = BTreeSet::new();
-        for (set, schema) in self.schemas() {
-            subjects.insert(set.subject(&parse(schema)?));
-        }
-        stream::iter(subjects)
-            .map(|subject| async move {
-                let versions = self.versions(&subject).await?;
-                Ok((subject, versions))
-            })
-            .buffer_unordered(QUESTIONS_MAX)
-            .try_collect()
-            .await
-    }
-
+    /// The id of one schema. `known` are the subject's versions as long as they hold, so that they are asked for once
+    /// where nothing is missing.
+    ///
     /// Two producers that start at once get in each other's way, and one of them is refused with a conflict: it looks
     /// again, and mostly finds what the other one registered.
     async fn register_one(
         &self,
         subject: &str,
-        schema: &RecordSchema,
-        ours: &Schema,
+        ours: &Ours,
+        known: &mut Option<Vec<Known>>,
     ) -> Result<u32, RegistryError> {
         let mut tries = 0;
         loop {
-            let versions = self.versions(subject).await?;
-            check_against(subject, schema, ours, &versions)?;
-            let known = id_in(&versions, schema);
-            let result = match (known, self.registration) {
-                (Some(known), _) => return Ok(known),
-                (None, Registration::Lookup) => Err(RegistryError::NotRegistered {
+            let versions = match known.take() {
+                Some(versions) => versions,
+                None => self.versions(subject).await?,
+            };
+            check_against(subject, ours.schema, &ours.parsed, &versions)?;
+            if let Some(id) = id_in(&versions, ours.schema) {
+                *known = Some(versions);
+                return Ok(id);
+            }
+            let result = match self.registration {
+                Registration::Lookup => Err(RegistryError::NotRegistered {
                     subject: subject.to_owned(),
-                    version: schema.version,
+                    version: ours.schema.version,
                 }),
-                (None, Registration::Register) => {
-                    self.add(subject, schema, versions.is_empty()).await
-                }
+                Registration::Register => self.add(subject, ours.schema, versions.is_empty()).await,
             };
             match result {
                 Err(RegistryError::Refused { reason, .. })

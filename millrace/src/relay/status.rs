@@ -9,7 +9,7 @@ use crate::position::JournalPosition;
 use crate::relay::gate::{Gate, GateHolder};
 
 /// What the relay is doing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RelayRole {
     /// Not started yet.
@@ -23,7 +23,7 @@ pub enum RelayRole {
 }
 
 /// State of one relay.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct RelayStatus {
     /// What it is doing.
     pub role: RelayRole,

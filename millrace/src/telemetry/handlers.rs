@@ -1,13 +1,16 @@
 //! Processors and effects: what each has done, taken over from its health whenever somebody asks for that.
 
-use metrics::{Unit, counter, gauge};
+use std::time::Duration;
+
+use metrics::{Unit, counter, gauge, histogram};
 
 use super::Metric;
 use crate::effect::HealthReport;
 use crate::processor::ProcessorReport;
 
-pub(super) const METRICS: &[Metric] =
-    &[HANDLED, COMMANDS, BLOCKED, WAITING, LETTERS, CLAIMED, CALLS];
+pub(super) const METRICS: &[Metric] = &[
+    HANDLED, COMMANDS, BLOCKED, WAITING, LETTERS, CLAIMED, CALLS, CALL,
+];
 
 const HANDLED: Metric = Metric::counter(
     "millrace_processor_events_total",
@@ -17,7 +20,7 @@ const HANDLED: Metric = Metric::counter(
 const COMMANDS: Metric = Metric::counter(
     "millrace_processor_commands_total",
     &["processor"],
-    "Commands that the processor emitted, in committed transactions.",
+    "Commands and integration events that the processor emitted, in committed transactions.",
 );
 const BLOCKED: Metric = Metric::gauge(
     "millrace_processor_blocked_keys",
@@ -46,6 +49,19 @@ const CALLS: Metric = Metric::counter(
     &["effect", "outcome"],
     "Calls of the effect to the outside; outcome is done, uncertain or the class of the failure.",
 );
+
+const CALL: Metric = Metric::histogram(
+    "millrace_effect_call_duration_seconds",
+    Unit::Seconds,
+    &["effect", "outcome"],
+    "Time of one call of the effect to the outside; outcome is done or failed.",
+);
+
+/// An effect called the outside.
+pub(crate) fn called(name: &str, time: Duration, done: bool) {
+    let outcome = if done { "done" } else { "failed" };
+    histogram!(CALL.name, "effect" => name.to_owned(), "outcome" => outcome).record(time);
+}
 
 /// Takes over the health of a processor.
 pub(crate) fn processor(report: &ProcessorReport) {

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use metrics::{Histogram, Unit, gauge, histogram};
+use metrics::{Counter, Histogram, Unit, counter, gauge, histogram};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use super::Metric;
 
-pub(super) const METRICS: &[Metric] = &[APPEND, BATCH, STORE];
+pub(super) const METRICS: &[Metric] = &[APPEND, BATCH, CONFLICTS, STORE];
 
 const APPEND: Metric = Metric::histogram(
     "millrace_journal_append_duration_seconds",
@@ -22,6 +22,11 @@ const BATCH: Metric = Metric::histogram(
     Unit::Count,
     &["aggregate"],
     "Events of one append.",
+);
+const CONFLICTS: Metric = Metric::counter(
+    "millrace_journal_conflicts_total",
+    &["aggregate"],
+    "Commands that were decided again because their aggregate had moved on: another process wrote it first.",
 );
 const STORE: Metric = Metric::gauge(
     "millrace_journal_store_bytes",
@@ -37,6 +42,7 @@ const SIZE_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Observed {
     durations: Histogram,
     batches: Histogram,
+    conflicts: Counter,
 }
 
 impl Observed {
@@ -44,6 +50,7 @@ impl Observed {
         Self {
             durations: histogram!(APPEND.name, "aggregate" => aggregate),
             batches: histogram!(BATCH.name, "aggregate" => aggregate),
+            conflicts: counter!(CONFLICTS.name, "aggregate" => aggregate),
         }
     }
 
@@ -54,6 +61,11 @@ impl Observed {
             events,
             _spans: spans,
         }
+    }
+
+    /// So many commands met a newer version than they were decided on.
+    pub(crate) fn conflicts(&self, commands: usize) {
+        self.conflicts.increment(commands as u64);
     }
 
     /// The append is durable.

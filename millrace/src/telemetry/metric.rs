@@ -1,6 +1,7 @@
 //! The declaration of a metric.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use metrics::Unit;
 
@@ -92,31 +93,125 @@ impl Metric {
 
     /// Writes a gauge whose series are those that there are now.
     pub(super) fn write(&self, out: &mut String, series: &[(Vec<&str>, f64)]) {
+        self.write_all(out, series);
+    }
+
+    /// Writes a gauge or a counter with all of its series.
+    pub(super) fn write_all<T: AsRef<str>>(&self, out: &mut String, series: &[(Vec<T>, f64)]) {
         if series.is_empty() {
             return;
         }
         let name = self.name;
-        write_text(
-            out,
-            format_args!("# HELP {name} {}\n# TYPE {name} gauge\n", self.help),
-        );
+        self.write_head(out);
         for (values, figure) in series {
-            let labels: Vec<String> = self
-                .labels
-                .iter()
-                .zip(values)
-                .map(|(label, value)| format!("{label}=\"{}\"", escaped(value)))
-                .collect();
             let figure = match figure.is_infinite() {
                 true => "+Inf".to_owned(),
                 false => figure.to_string(),
             };
             write_text(
                 out,
-                format_args!("{name}{{{}}} {figure}\n", labels.join(",")),
+                format_args!("{name}{{{}}} {figure}\n", self.labels_of(values)),
             );
         }
         out.push('\n');
+    }
+
+    /// Writes a histogram with all of its series.
+    pub(super) fn write_buckets<const N: usize>(
+        &self,
+        out: &mut String,
+        bounds: &[f64; N],
+        series: &[(Vec<String>, &Buckets<N>)],
+    ) {
+        if series.is_empty() {
+            return;
+        }
+        let name = self.name;
+        self.write_head(out);
+        for (values, buckets) in series {
+            let labels = self.labels_of(values);
+            let mut below = 0;
+            for (bound, count) in bounds.iter().zip(&buckets.counts) {
+                below += count;
+                write_text(
+                    out,
+                    format_args!("{name}_bucket{{{labels},le=\"{bound}\"}} {below}\n"),
+                );
+            }
+            let (count, sum) = (buckets.count(), buckets.sum_s);
+            write_text(
+                out,
+                format_args!(
+                    "{name}_bucket{{{labels},le=\"+Inf\"}} {count}\n{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}\n"
+                ),
+            );
+        }
+        out.push('\n');
+    }
+
+    fn write_head(&self, out: &mut String) {
+        let name = self.name;
+        let kind = match self.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        write_text(
+            out,
+            format_args!("# HELP {name} {}\n# TYPE {name} {kind}\n", self.help),
+        );
+    }
+
+    fn labels_of<T: AsRef<str>>(&self, values: &[T]) -> String {
+        let labels: Vec<String> = self
+            .labels
+            .iter()
+            .zip(values)
+            .map(|(label, value)| format!("{label}=\"{}\"", escaped(value.as_ref())))
+            .collect();
+        labels.join(",")
+    }
+}
+
+/// Times counted by upper bounds.
+#[derive(Debug, Clone)]
+pub(super) struct Buckets<const N: usize> {
+    /// Of each bound, those that are above the one before it.
+    counts: [u64; N],
+    above: u64,
+    sum_s: f64,
+}
+
+impl<const N: usize> Default for Buckets<N> {
+    fn default() -> Self {
+        Self {
+            counts: [0; N],
+            above: 0,
+            sum_s: 0.0,
+        }
+    }
+}
+
+impl<const N: usize> Buckets<N> {
+    pub(super) fn record(&mut self, bounds: &[f64; N], time: Duration) {
+        let seconds = time.as_secs_f64();
+        self.sum_s += seconds;
+        match bounds.iter().position(|bound| seconds <= *bound) {
+            Some(bucket) => self.counts[bucket] += 1,
+            None => self.above += 1,
+        }
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+        self.above += other.above;
+        self.sum_s += other.sum_s;
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.counts.iter().sum::<u64>() + self.above
     }
 }
 
@@ -149,6 +244,25 @@ mod tests {
             out,
             "# HELP counter_age_seconds Age.\n# TYPE counter_age_seconds gauge\n\
              counter_age_seconds{who=\"a \\\"b\\\"\\\\\\n\"} +Inf\ncounter_age_seconds{who=\"c\"} 1.5\n\n"
+        );
+    }
+
+    #[test]
+    fn the_buckets_of_a_histogram_count_upwards_and_end_with_all() {
+        const METRIC: Metric = Metric::histogram("wait_seconds", Unit::Seconds, &["who"], "Wait.");
+        let bounds = [0.1, 1.0];
+        let mut buckets = Buckets::default();
+        for seconds in [0.05, 0.1, 0.5, 7.0] {
+            buckets.record(&bounds, Duration::from_secs_f64(seconds));
+        }
+        let mut out = String::new();
+        METRIC.write_buckets(&mut out, &bounds, &[(vec!["a".to_owned()], &buckets)]);
+        assert_eq!(
+            out,
+            "# HELP wait_seconds Wait.\n# TYPE wait_seconds histogram\n\
+             wait_seconds_bucket{who=\"a\",le=\"0.1\"} 2\nwait_seconds_bucket{who=\"a\",le=\"1\"} 3\n\
+             wait_seconds_bucket{who=\"a\",le=\"+Inf\"} 4\nwait_seconds_sum{who=\"a\"} 7.65\n\
+             wait_seconds_count{who=\"a\"} 4\n\n"
         );
     }
 

@@ -10,10 +10,12 @@
 
 pub mod commands;
 pub mod consumers;
+pub(crate) mod events;
 pub mod handlers;
 pub mod inbox;
 pub mod journal;
 mod metric;
+pub(crate) mod queries;
 pub mod relay;
 pub mod sinks;
 pub mod timers;
@@ -23,11 +25,11 @@ pub mod views;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use axum::Router;
-use axum::http::header;
-use axum::routing::get;
+use axum::http::{StatusCode, header};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
+
+use crate::http::api::{Api, Operation};
 
 pub use metric::{Kind, Metric};
 
@@ -56,6 +58,8 @@ pub fn declared() -> impl Iterator<Item = &'static Metric> {
         sinks::METRICS,
         views::METRICS,
         handlers::METRICS,
+        events::METRICS,
+        queries::METRICS,
         inbox::METRICS,
         timers::METRICS,
     ]
@@ -90,7 +94,7 @@ pub fn install() -> Result<(), BuildError> {
 }
 
 /// `GET /metrics` in Prometheus' text format, version 0.0.4.
-pub fn router() -> Router {
+pub fn api() -> Api {
     let answer = || async {
         let kind = [(
             header::CONTENT_TYPE,
@@ -98,7 +102,12 @@ pub fn router() -> Router {
         )];
         (kind, render())
     };
-    Router::new().route("/metrics", get(answer))
+    let operation = Operation::get("/metrics", "operations", "Metrics of the process").answers_as(
+        StatusCode::OK,
+        "In Prometheus' text format.",
+        "text/plain",
+    );
+    Api::new().route(operation, answer)
 }
 
 /// Everything that is known now; empty where [`install`] was not called.
@@ -110,6 +119,7 @@ pub fn render() -> String {
     let mut text = handle.render();
     relay::write(&mut text);
     consumers::write(&mut text);
+    events::write(&mut text);
     text
 }
 
@@ -190,6 +200,19 @@ mod tests {
             );
             check(name, query, &mut used);
         }
+    }
+
+    /// What they expect of promtool is run by `tests/alerts.sh`; here it is seen that none is left out.
+    #[test]
+    fn every_alert_has_a_test_in_which_it_fires() {
+        let (alerts, tests) = (read("ops/alerts.yml"), read("ops/alerts.test.yml"));
+        let names = alerts
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("- alert: "));
+        let untested: Vec<&str> = names
+            .filter(|name| !tests.contains(&format!("{{alertname=\"{name}\"}}")))
+            .collect();
+        assert!(untested.is_empty(), "without a test: {untested:?}");
     }
 
     #[test]

@@ -8,9 +8,11 @@ use metrics::{Counter, Histogram, Unit, counter, histogram};
 use tracing::Span;
 
 use super::consumers::Group;
+use super::events::{Handler, Kind, Tally};
 use super::{Metric, trace};
+use crate::codec::Codec;
 use crate::projection::checkpoint::Move;
-use crate::projection::{Applied, Record};
+use crate::projection::{Applied, Aside, Record};
 
 pub(super) const METRICS: &[Metric] = &[BATCH, BATCH_RECORDS, EVENTS];
 
@@ -42,10 +44,11 @@ pub(crate) struct Observed {
     applied: Counter,
     repeated: Counter,
     parked: Counter,
+    by_type: Arc<Handler>,
 }
 
 impl Observed {
-    pub(crate) fn of(view: &str, group: &str) -> Self {
+    pub(crate) fn of(view: &str, group: &str, topics: Vec<String>) -> Self {
         let label = || view.to_owned();
         let events =
             |outcome: &'static str| counter!(EVENTS.name, "view" => label(), "outcome" => outcome);
@@ -57,6 +60,7 @@ impl Observed {
             applied: events("applied"),
             repeated: events("repeated"),
             parked: events("parked"),
+            by_type: Handler::of(Kind::View, view, topics),
         }
     }
 
@@ -70,7 +74,12 @@ impl Observed {
     }
 
     /// It was committed.
-    pub(crate) fn end(&self, writing: Writing, applied: &Applied, moves: &[Move]) {
+    pub(crate) fn end(
+        &self,
+        writing: Writing,
+        (codec, records): (&Codec, &[Record]),
+        (applied, moves): (&Applied, &[Move]),
+    ) {
         self.durations.record(writing.started.elapsed());
         self.batches.record(writing.records as f64);
         self.applied.increment(applied.applied as u64);
@@ -81,6 +90,16 @@ impl Observed {
             .filter_map(|step| Some(((step.topic.as_str(), step.partition), step.event_time?)))
             .collect();
         self.group.applied(&times);
+        let mut tally = Tally::default();
+        for (index, record) in records.iter().enumerate() {
+            match applied.aside.get(&index) {
+                None => tally.handled(record),
+                Some(Aside::Bad) => tally.failed(record),
+                // It is not tried before the one that it follows.
+                Some(Aside::Behind) => {}
+            }
+        }
+        self.by_type.commit(codec, &tally);
     }
 }
 

@@ -1,7 +1,7 @@
-//! A topology without a broker: pipe events in, drain commands out, advance time.
+//! A topology without a broker: pipe events in, drain commands and integration events out, advance time.
 //!
 //! The engine is the one that runs over Kafka, and so is the Avro; only the log is a list in memory, in which a
-//! transaction either happens or does not.
+//! transaction either happens or does not. Of all that is emitted the log checks that it names its cause and its story.
 //!
 //! ```ignore
 //! let mut log = TopologyLog::new(processors::topology(), &schemas::all());
@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::codec::{Codec, Schema, Writer};
 use crate::command::CommandSet;
-use crate::event::{Event, ce_type, commands_topic, events_topic};
+use crate::event::{Event, IntegrationEvent, ce_type, commands_topic};
 use crate::log::headers;
 use crate::log::offsets::Committed;
 use crate::log::record::{HeaderBlock, Record};
@@ -42,6 +42,19 @@ pub struct Emitted<C> {
     pub aggregate_id: String,
     /// The command.
     pub command: C,
+    /// The record as it stands on the topic.
+    pub record: Record,
+}
+
+/// An integration event that a processor published.
+#[derive(Debug, Clone)]
+pub struct Published<E> {
+    /// Its id, `ce_id`.
+    pub id: Uuid,
+    /// Its key: that of the event that it came from.
+    pub key: String,
+    /// The event.
+    pub event: E,
     /// The record as it stands on the topic.
     pub record: Record,
 }
@@ -163,15 +176,13 @@ impl TopologyLog {
             (headers::SEQUENCE, &sequence.to_string()),
             (headers::SCHEMA_VERSION, "1"),
             (headers::POSITION, &position.to_string()),
+            // Of a story that began before it, so that it shows whether what follows belongs to it.
+            (headers::CORRELATION_ID, &format!("story-{}", self.piped)),
+            (headers::CAUSATION_ID, &format!("command-{}", self.piped)),
         ] {
             block.push(name, Some(value.as_bytes()));
         }
-        self.pipe_record(
-            &events_topic(E::AGGREGATE),
-            aggregate_id,
-            Some(payload),
-            block,
-        );
+        self.pipe_record(&E::topic(), aggregate_id, Some(payload), block);
         id
     }
 
@@ -218,6 +229,47 @@ impl TopologyLog {
     /// # Panics
     /// When a record is no such command.
     pub fn drain_topic<C: CommandSet>(&mut self, topic: &str) -> Vec<Emitted<C>> {
+        self.undrained(topic)
+            .into_iter()
+            .map(|(id, aggregate_id, record)| {
+                let payload = record.payload.as_deref().expect("a command has a value");
+                Emitted {
+                    id,
+                    aggregate_id,
+                    command: self
+                        .codec
+                        .decode_command(payload)
+                        .expect("a command of this aggregate"),
+                    record,
+                }
+            })
+            .collect()
+    }
+
+    /// The integration events of one context that were published since the last call, oldest first.
+    ///
+    /// # Panics
+    /// When one cannot be decoded.
+    pub fn published<E: IntegrationEvent>(&mut self) -> Vec<Published<E>> {
+        self.undrained(&E::topic())
+            .into_iter()
+            .map(|(id, key, record)| {
+                let payload = record.payload.as_deref().expect("an event has a value");
+                Published {
+                    id,
+                    key,
+                    event: self
+                        .codec
+                        .decode(payload)
+                        .expect("an event of this context"),
+                    record,
+                }
+            })
+            .collect()
+    }
+
+    /// The records of a topic since the last call, with their ids and keys.
+    fn undrained(&mut self, topic: &str) -> Vec<(Uuid, String, Record)> {
         let order = self.order.get(topic).map(Vec::as_slice).unwrap_or_default();
         let drained = self.drained.entry(topic.to_owned()).or_default();
         let new = &order[*drained..];
@@ -230,18 +282,13 @@ impl TopologyLog {
                     .iter()
                     .find(|(name, _)| *name == headers::ID)
                     .and_then(|(_, value)| std::str::from_utf8(value?).ok()?.parse().ok())
-                    .expect("a command has an id");
-                let payload = record.payload.as_deref().expect("a command has a value");
-                let key = record.key.clone().expect("a command has a key");
-                Emitted {
-                    id,
-                    aggregate_id: String::from_utf8(key).expect("an aggregate's id is text"),
-                    command: self
-                        .codec
-                        .decode_command(payload)
-                        .expect("a command of this aggregate"),
-                    record,
-                }
+                    .expect("what a processor emits has an id");
+                let key = record
+                    .key
+                    .clone()
+                    .expect("what a processor emits has a key");
+                let key = String::from_utf8(key).expect("an aggregate's id is text");
+                (id, key, record)
             })
             .collect()
     }
@@ -433,7 +480,47 @@ impl TopologyLog {
         }
     }
 
+    /// Whatever a processor emits names the event that it came from, and goes on with that event's story. Every test on this log
+    /// sees it, so every flow that is tested at all.
+    fn check_cause(&self, handler: &dyn Handler, one: &Outgoing) {
+        let header = |wanted: &str| {
+            let mut all = one.headers.iter();
+            let (_, value) = all.find(|(name, _)| *name == wanted)?;
+            std::str::from_utf8(value?).ok()
+        };
+        let source = format!("/millrace/processor/{}", handler.name());
+        // Dead letters and blocks are records of the log's own.
+        if header(headers::SOURCE) != Some(source.as_str()) {
+            return;
+        }
+        let id = header(headers::ID).unwrap_or_default();
+        let cause = header(headers::CAUSATION_ID);
+        let caused = (0..self.partitions)
+            .flat_map(|partition| self.records(&handler.topic(), partition))
+            .filter_map(|record| Some(&record.envelope.as_ref().ok()?.metadata))
+            .find(|event| Some(event.event_id.to_string().as_str()) == cause);
+        let Some(event) = caused else {
+            panic!(
+                "{} {id} names the cause {cause:?}, which is no event of {}",
+                one.topic,
+                handler.topic()
+            );
+        };
+        let of_event = event.event_id.to_string();
+        let story = event.correlation_id.as_ref().unwrap_or(&of_event);
+        assert_eq!(
+            header(headers::CORRELATION_ID),
+            Some(story.as_str()),
+            "{} {id} of {} belongs to another story than its cause",
+            one.topic,
+            handler.name()
+        );
+    }
+
     fn commit(&mut self, member: &mut Member, step: Step) {
+        for one in &step.outgoing {
+            self.check_cause(&*member.handler, one);
+        }
         let lost = member.lose_next.take();
         if lost != Some(false) {
             for one in step.outgoing {

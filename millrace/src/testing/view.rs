@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
 use uuid::Uuid;
 
 use crate::codec::{Codec, Schema, Writer};
-use crate::event::{Event, events_topic};
+use crate::event::Event;
 use crate::log::headers;
 use crate::position::JournalPosition;
 use crate::projection::{
@@ -160,7 +160,7 @@ impl ViewTest {
         }
         let (_, payload) = self.codec.encode(event)?;
         let record = Record::new(
-            (events_topic(E::AGGREGATE).into(), 0, self.offset),
+            (E::topic().into(), 0, self.offset),
             Some(id.as_bytes().to_vec()),
             Some(payload),
             block,

@@ -78,7 +78,7 @@ pub fn command_id(timer_id: Uuid) -> Uuid {
 }
 
 /// How the timers of a journal are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct TimerStatus {
     /// Timers that have not fired.
     pub pending: i64,

@@ -23,6 +23,7 @@ use super::{Shared, dlq_topic, group};
 use crate::codec::{CodecError, frame, write_datum};
 use crate::command::{CommandError, Pending};
 use crate::event::{ce_type, commands_topic, replies_topic};
+use crate::log::contact::Contact;
 use crate::log::{client, headers};
 use crate::projection::reset;
 use crate::telemetry::consumers::STATISTICS_MS;
@@ -113,6 +114,7 @@ impl Session {
                 topic: topic.clone(),
                 progress: Arc::clone(&progress),
                 shared: Arc::clone(shared),
+                contact: Contact::default(),
             },
         )
         .map_err(kafka)?;
@@ -137,6 +139,8 @@ impl Session {
             if let Some(reason) = self.progress.failed() {
                 return Err(reason);
             }
+            let contact = &self.consumer.context().contact;
+            contact.check().map_err(|error| format!("kafka: {error}"))?;
             if self.committed_at.elapsed() >= COMMIT_INTERVAL {
                 self.committed_at = Instant::now();
                 if self.repeated_at.elapsed() >= REPEAT_INTERVAL {
@@ -470,6 +474,7 @@ struct Context {
     topic: String,
     progress: Arc<Progress>,
     shared: Arc<Shared>,
+    contact: Contact,
 }
 
 impl Context {
@@ -534,6 +539,7 @@ impl Context {
 impl ClientContext for Context {
     /// A transaction that hangs in a topic of commands is a processor's, whose events' views say so.
     fn stats(&self, statistics: Statistics) {
+        self.contact.measured(&statistics);
         let positions = self.progress.positions(&self.topic);
         let _hung = self.shared.observed.group.consumed(&statistics, &positions);
     }

@@ -70,7 +70,7 @@ fn session(core: &Arc<Core>) -> Result<(), EffectError> {
     let consumer: GroupConsumer<Core> =
         client::consumer(&core.config.kafka, &group(core.name()), "error")
             .set("statistics.interval.ms", STATISTICS_MS)
-            .create_with_context(Context(core.clone()))?;
+            .create_with_context(Context::of(core))?;
     consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
     let mut session = Session {
         core,

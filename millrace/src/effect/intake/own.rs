@@ -23,10 +23,26 @@ impl Session<'_> {
         if paused(self.core)? {
             return Ok(true);
         }
+        self.look_back()?;
         self.prove();
         self.claim_waiting()?;
         self.recover();
         Ok(false)
+    }
+
+    /// A replay sets a checkpoint back and raises its epoch; without a batch to write, nothing else would tell us.
+    fn look_back(&mut self) -> Result<(), EffectError> {
+        let core = self.core;
+        let claims = core.claims();
+        if claims.is_empty() {
+            return Ok(());
+        }
+        let fenced =
+            core.on_database(async |conn| Ok(EFFECTS.fenced(conn, core.name(), &claims).await?))?;
+        match fenced.is_empty() {
+            true => Ok(()),
+            false => self.doubt(fenced),
+        }
     }
 
     /// With nothing left to claim, an outage is over when both servers answer; Postgres just did.

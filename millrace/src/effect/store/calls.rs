@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
@@ -257,10 +258,12 @@ async fn write(
     Ok(done.rows_affected() == 1)
 }
 
-/// A row with something to produce: the outcome command, or the dead letter.
+/// A row with something to produce: the outcome command, the dead letter, or that it is in doubt.
 #[derive(Debug, Clone, FromRow)]
 pub(in crate::effect) struct Letter {
     pub(in crate::effect) event_id: Uuid,
+    pub(in crate::effect) call_key: Uuid,
+    pub(in crate::effect) calls: i32,
     pub(in crate::effect) state: String,
     pub(in crate::effect) attempts: i32,
     pub(in crate::effect) class: Option<String>,
@@ -271,7 +274,8 @@ pub(in crate::effect) struct Letter {
     pub(in crate::effect) record_key: Option<Vec<u8>>,
     pub(in crate::effect) payload: Option<Vec<u8>>,
     headers: Value,
-    pub(in crate::effect) ended_at: Option<chrono::DateTime<chrono::Utc>>,
+    pub(in crate::effect) called_at: Option<DateTime<Utc>>,
+    pub(in crate::effect) ended_at: Option<DateTime<Utc>>,
     pub(in crate::effect) command_topic: Option<String>,
     pub(in crate::effect) command_key: Option<String>,
     pub(in crate::effect) command_type: Option<String>,
@@ -281,6 +285,16 @@ pub(in crate::effect) struct Letter {
 }
 
 impl Letter {
+    /// The record that it was claimed from.
+    pub(in crate::effect) fn record(&self) -> Record {
+        Record::new(
+            (self.topic.as_str().into(), self.partition, self.offset),
+            self.record_key.clone(),
+            self.payload.clone(),
+            self.headers(),
+        )
+    }
+
     /// The headers of the record that it was claimed from.
     pub(in crate::effect) fn headers(&self) -> HeaderBlock {
         HeaderBlock::from_json(&self.headers)
@@ -294,31 +308,35 @@ impl Letter {
     }
 }
 
-/// Rows of our partitions with something to produce, oldest first. The epoch keeps a member that lost its partitions, and does
+/// Rows of our partitions with something to produce, oldest first; those in doubt only where nobody asks about them, and once
+/// for each call. The epoch keeps a member that lost its partitions, and does
 /// not know it yet, from producing what the new owner produces; a repeat would do no harm.
 pub(in crate::effect) async fn to_emit(
     conn: impl PgExecutor<'_>,
     effect: &str,
     claims: &[Checkpoint],
-    limit: i64,
+    (rule, limit): (RuleName, i64),
 ) -> Result<Vec<Letter>, sqlx::Error> {
     let (topics, partitions, epochs) = held(claims);
     sqlx::query_as(
-        "SELECT c.event_id, c.state, c.attempts, c.class, c.reason, c.topic, c.partition, c.\"offset\",
-                c.record_key, c.payload, c.headers, c.ended_at, c.command_topic, c.command_key,
+        "SELECT c.event_id, c.call_key, c.calls, c.state, c.attempts, c.class, c.reason, c.topic, c.partition, c.\"offset\",
+                c.record_key, c.payload, c.headers, c.called_at, c.ended_at, c.command_topic, c.command_key,
                 c.command_type, c.command_version, c.command_id, c.command_payload
          FROM millrace_effects.calls c
          JOIN millrace_effects.checkpoints p
            ON p.effect = c.effect AND p.topic = c.topic AND p.partition = c.partition
          JOIN unnest($2::text[], $3::int[], $5::bigint[]) u (topic, partition, epoch)
            ON u.topic = p.topic AND u.partition = p.partition AND u.epoch = p.epoch
-         WHERE c.effect = $1 AND c.state IN ('done', 'failed') ORDER BY c.\"offset\" LIMIT $4",
+         WHERE c.effect = $1 AND (c.state IN ('done', 'failed')
+               OR $6 AND c.state = 'uncertain' AND c.told IS DISTINCT FROM c.calls)
+         ORDER BY c.\"offset\" LIMIT $4",
     )
     .bind(effect)
     .bind(topics)
     .bind(partitions)
     .bind(limit)
     .bind(epochs)
+    .bind(rule == RuleName::NeverRepeat)
     .fetch_all(conn)
     .await
 }
@@ -354,6 +372,25 @@ pub(in crate::effect) async fn dead(
     )
     .bind(effect)
     .bind(events)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Whoever waits for these calls, which are in doubt, was told so.
+pub(in crate::effect) async fn told(
+    conn: impl PgExecutor<'_>,
+    effect: &str,
+    (events, calls): (&[Uuid], &[i32]),
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE millrace_effects.calls c SET told = u.calls
+         FROM unnest($2::uuid[], $3::int[]) u (event_id, calls)
+         WHERE c.effect = $1 AND c.event_id = u.event_id AND c.calls = u.calls",
+    )
+    .bind(effect)
+    .bind(events)
+    .bind(calls)
     .execute(conn)
     .await?;
     Ok(())

@@ -8,7 +8,8 @@ mod calls;
 mod claims;
 
 pub(super) use calls::{
-    Ending, Letter, Row, dead, expire, record, record_answer, settle, take, take_uncertain, to_emit,
+    Ending, Letter, Row, dead, expire, record, record_answer, settle, take, take_uncertain,
+    to_emit, told,
 };
 pub(super) use claims::{Claimed, claim, ensure, insert, paused, set};
 

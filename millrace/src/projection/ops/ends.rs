@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::KAFKA_TIMEOUT;
@@ -36,15 +36,18 @@ pub(crate) fn ends_and_rest(
     let all: BaseConsumer = client::reader(kafka, "status")
         .set("isolation.level", "read_uncommitted")
         .create()?;
+    let stable = latest(&reader, positions)?;
+    let last = latest(&all, positions)?;
     let mut ends = Ends::new();
     let mut open: BTreeMap<&str, Vec<(i32, i64)>> = BTreeMap::new();
     for (topic, partition, next) in positions {
-        let (_, end) = reader.fetch_watermarks(topic, *partition, KAFKA_TIMEOUT)?;
-        let (_, last) = all.fetch_watermarks(topic, *partition, KAFKA_TIMEOUT)?;
-        let left = end > *next;
-        let stable = end;
-        ends.insert((topic.clone(), *partition), End { stable, last, left });
-        if end > *next {
+        let key = (topic.clone(), *partition);
+        let (Some(&stable), Some(&last)) = (stable.get(&key), last.get(&key)) else {
+            return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownPartition));
+        };
+        let left = stable > *next;
+        ends.insert(key, End { stable, last, left });
+        if left {
             open.entry(topic).or_default().push((*partition, *next));
         }
     }
@@ -54,6 +57,31 @@ pub(crate) fn ends_and_rest(
             if let Some(end) = ends.get_mut(&(topic.to_owned(), partition)) {
                 end.left = false;
             }
+        }
+    }
+    Ok(ends)
+}
+
+/// The end of each partition as this client sees it: one question to each broker, whereas the watermarks are asked for one
+/// partition at a time.
+fn latest(
+    reader: &BaseConsumer,
+    positions: &[(String, i32, i64)],
+) -> Result<BTreeMap<(String, i32), i64>, KafkaError> {
+    // The client refuses to ask about nothing.
+    if positions.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let mut asked = TopicPartitionList::new();
+    for (topic, partition, _) in positions {
+        asked.add_partition_offset(topic, *partition, Offset::End)?;
+    }
+    let answered = reader.offsets_for_times(asked, KAFKA_TIMEOUT)?;
+    let mut ends = BTreeMap::new();
+    for element in answered.elements() {
+        element.error()?;
+        if let Offset::Offset(end) = element.offset() {
+            ends.insert((element.topic().to_owned(), element.partition()), end);
         }
     }
     Ok(ends)

@@ -72,7 +72,7 @@ impl Core {
     ) -> Self {
         Self {
             batch_records: AtomicUsize::new(config.options.view_batch_records as usize),
-            observed: Observed::of(projector.name(), &projector.group()),
+            observed: Observed::of(projector.name(), &projector.group(), projector.topics()),
             config,
             projector,
             decoder,

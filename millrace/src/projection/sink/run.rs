@@ -64,7 +64,7 @@ fn session(core: &Arc<Core>) -> Result<(), SinkError> {
                 "statistics.interval.ms",
                 telemetry::consumers::STATISTICS_MS,
             )
-            .create_with_context(Context(core.clone()))?;
+            .create_with_context(Context::of(core))?;
     consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
     let mut session = Session {
         core,
@@ -78,6 +78,9 @@ fn session(core: &Arc<Core>) -> Result<(), SinkError> {
     };
     let ended = session.run();
     session.leave();
+    // Only now: a consumer that is being closed still hands out statistics.
+    core.observed.group.left();
+    core.health.set_hung(Vec::new());
     ended
 }
 
@@ -468,8 +471,6 @@ impl Session<'_> {
         for claim in self.running() {
             let _ = add_commit(&mut list, &claim, claim.next);
         }
-        self.core.observed.group.left();
-        self.core.health.set_hung(Vec::new());
         if list.count() > 0
             && let Err(error) = self.consumer.commit(&list, CommitMode::Sync)
         {
@@ -523,7 +524,9 @@ fn write(
         crash_point("sink.before-commit");
         tx.commit().await?;
         crash_point("sink.after-commit");
-        core.observed.end(writing, &applied, &moves);
+        let codec = core.decoder.codec();
+        core.observed
+            .end(writing, (codec, records), (&applied, &moves));
         Ok(Outcome::Written(applied))
     })
 }
