@@ -1,10 +1,12 @@
 //! Ties every event and command struct to its schema files.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use millrace::codec::{DatumReader, Schema};
 use millrace::command::CommandSet;
 use millrace::testing::contract;
+use schemas::notification::*;
 use schemas::order::*;
 use schemas::stock::*;
 
@@ -17,7 +19,7 @@ fn products() -> Vec<ProductQuantity> {
 
 #[test]
 fn the_structs_of_an_order_are_what_its_schema_files_say() {
-    let samples: [OrderEvent; 8] = [
+    let samples: [OrderEvent; 12] = [
         OrderDrafted {
             customer_id: "c".into(),
             currency: "EUR".into(),
@@ -53,6 +55,7 @@ fn the_structs_of_an_order_are_what_its_schema_files_say() {
         OrderShipped {
             tracking_code: Some("t".into()),
             products: products(),
+            customer_id: "c".into(),
         }
         .into(),
         OrderDelivered {
@@ -64,6 +67,27 @@ fn the_structs_of_an_order_are_what_its_schema_files_say() {
             products: products(),
         }
         .into(),
+        OrderPaymentDue {
+            customer_id: "c".into(),
+            currency: "EUR".into(),
+            amount_cents: 2,
+            coordination: Coordination::Orchestration,
+            products: products(),
+        }
+        .into(),
+        OrderPaymentRecorded { amount_cents: 2 }.into(),
+        OrderPaid {
+            customer_id: "c".into(),
+            currency: "EUR".into(),
+            amount_cents: 2,
+            coordination: Coordination::Orchestration,
+        }
+        .into(),
+        OrderPaymentWithdrawn {
+            reason: "r".into(),
+            coordination: Coordination::Orchestration,
+        }
+        .into(),
     ];
     contract::check(
         &samples,
@@ -73,7 +97,7 @@ fn the_structs_of_an_order_are_what_its_schema_files_say() {
 
 #[test]
 fn the_structs_of_an_orders_commands_are_what_their_schema_files_say() {
-    let samples: [OrderCommand; 10] = [
+    let samples: [OrderCommand; 13] = [
         DraftOrder {
             customer_id: "c".into(),
             currency: "EUR".into(),
@@ -96,6 +120,7 @@ fn the_structs_of_an_orders_commands_are_what_their_schema_files_say() {
                 quantity: 1,
                 total_cents: 2,
             }],
+            payment: Some(PaymentMethod::Gateway),
         }
         .into(),
         RecordReservation {
@@ -117,6 +142,9 @@ fn the_structs_of_an_orders_commands_are_what_their_schema_files_say() {
         DeliverOrder {}.into(),
         CancelOrder { reason: "r".into() }.into(),
         ExpireOrder {}.into(),
+        RecordPayment { amount_cents: 2 }.into(),
+        RecordPaymentFailure { reason: "r".into() }.into(),
+        ConfirmPaidOrder { paid_cents: 2 }.into(),
     ];
     contract::check_commands(
         &samples,
@@ -130,7 +158,7 @@ fn a_command_has_one_time_in_json_and_in_avro() {
     let command = OrderCommand::from_json("PlaceOrder", json).unwrap();
     let schema = OrderCommand::SCHEMAS
         .iter()
-        .find(|schema| schema.record == "PlaceOrder")
+        .rfind(|schema| schema.record == "PlaceOrder")
         .unwrap();
     let body = command
         .write(&Schema::parse_str(schema.json).unwrap())
@@ -152,28 +180,37 @@ fn a_command_has_one_time_in_json_and_in_avro() {
 #[test]
 fn the_structs_of_a_stock_are_what_its_schema_files_say() {
     let order_id = || "o".to_owned();
-    let samples: [StockEvent; 5] = [
+    let samples: [StockEvent; 7] = [
         StockReceived { quantity: 1 }.into(),
         StockReserved {
             order_id: order_id(),
             quantity: 1,
             tracked: true,
+            coordination: Coordination::Orchestration,
         }
         .into(),
         StockReservationRefused {
             order_id: order_id(),
             quantity: 2,
             available: 1,
+            coordination: Coordination::Orchestration,
         }
         .into(),
         StockReleased {
             order_id: order_id(),
             quantity: 1,
+            coordination: Coordination::Orchestration,
         }
         .into(),
         StockShippedOut {
             order_id: order_id(),
             quantity: 1,
+        }
+        .into(),
+        StockReorderLevelSet { level: 1 }.into(),
+        StockRanLow {
+            available: 1,
+            reorder_level: 2,
         }
         .into(),
     ];
@@ -186,11 +223,12 @@ fn the_structs_of_a_stock_are_what_its_schema_files_say() {
 #[test]
 fn the_structs_of_a_stocks_commands_are_what_their_schema_files_say() {
     let order_id = || "o".to_owned();
-    let samples: [StockCommand; 4] = [
+    let samples: [StockCommand; 5] = [
         ReceiveStock { quantity: 1 }.into(),
         ReserveStock {
             order_id: order_id(),
             quantity: 1,
+            coordination: Coordination::Orchestration,
         }
         .into(),
         ReleaseStock {
@@ -201,6 +239,7 @@ fn the_structs_of_a_stocks_commands_are_what_their_schema_files_say() {
             order_id: order_id(),
         }
         .into(),
+        SetReorderLevel { level: 1 }.into(),
     ];
     contract::check_commands(
         &samples,
@@ -227,4 +266,115 @@ fn a_product_on_several_lines_is_asked_for_once_with_the_sum() {
         ProductQuantity::of(&[line("tea", i64::MAX), line("tea", 1)]),
         [quantity("tea", i64::MAX)]
     );
+}
+
+#[test]
+fn the_structs_of_a_recipient_are_what_its_schema_files_say() {
+    let text = |text: &str| Some(text.to_owned());
+    let params = [("order_id".to_owned(), "o".to_owned())].into();
+    let samples: [RecipientEvent; 6] = [
+        ContactSet {
+            name: text("Ada"),
+            email: text("ada@example.org"),
+            phone: text("+4915112345678"),
+            locale: text("en"),
+        }
+        .into(),
+        NotificationRequested {
+            notification_id: "n".into(),
+            kind: Kind::OrderShipped,
+            source_event_id: "e".into(),
+            channel: Channel::Sms,
+            to: "+4915112345678".into(),
+            name: text("Ada"),
+            locale: text("en"),
+            params,
+        }
+        .into(),
+        NotificationSkipped {
+            kind: Kind::Welcome,
+            source_event_id: "e".into(),
+            reason: "r".into(),
+        }
+        .into(),
+        NotificationSent {
+            notification_id: "n".into(),
+            attempts: 1,
+            provider_id: text("p"),
+        }
+        .into(),
+        NotificationFailed {
+            notification_id: "n".into(),
+            attempts: 8,
+            reason: "r".into(),
+        }
+        .into(),
+        NotificationUncertain {
+            notification_id: "n".into(),
+            attempts: 1,
+            reason: "r".into(),
+        }
+        .into(),
+    ];
+    contract::check(
+        &samples,
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("golden"),
+    );
+}
+
+#[test]
+fn the_structs_of_a_recipients_commands_are_what_their_schema_files_say() {
+    let text = |text: &str| Some(text.to_owned());
+    let samples: [RecipientCommand; 3] = [
+        SetContact {
+            name: text("Ada"),
+            email: text("ada@example.org"),
+            phone: text("+4915112345678"),
+            locale: text("en"),
+        }
+        .into(),
+        RequestNotification {
+            kind: Kind::OrderPlaced,
+            source_event_id: "e".into(),
+            happened_at: chrono::DateTime::from_timestamp(1_767_225_600, 0),
+            params: [("order_id".to_owned(), "o".to_owned())].into(),
+        }
+        .into(),
+        RecordDelivery {
+            notification_id: "n".into(),
+            outcome: Outcome::Uncertain,
+            attempts: 1,
+            provider_id: text("p"),
+            reason: text("r"),
+        }
+        .into(),
+    ];
+    contract::check_commands(
+        &samples,
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/commands"),
+    );
+}
+
+#[test]
+fn a_kind_of_notification_that_is_not_known_is_refused_by_its_name() {
+    let json = r#"{"kind":"birthday","source_event_id":"e","params":{}}"#;
+    let error = RecipientCommand::from_json("RequestNotification", json).unwrap_err();
+    assert!(
+        error.to_string().contains("kind \"birthday\" is unknown"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_notification_has_one_id_for_each_recipient_kind_event_and_channel() {
+    let ids: BTreeSet<String> = [
+        notification_id("ada", Kind::Welcome, "e", Channel::Email),
+        notification_id("bob", Kind::Welcome, "e", Channel::Email),
+        notification_id("ada", Kind::OrderPlaced, "e", Channel::Email),
+        notification_id("ada", Kind::Welcome, "f", Channel::Email),
+        notification_id("ada", Kind::Welcome, "e", Channel::Sms),
+        notification_id("ada", Kind::Welcome, "e", Channel::Sms),
+    ]
+    .into();
+    assert_eq!(ids.len(), 5);
 }

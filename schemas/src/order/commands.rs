@@ -3,14 +3,14 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Coordination, OrderLine};
+use super::{Coordination, OrderLine, PaymentMethod};
 
 millrace::commands! {
     /// What can be asked of an order.
     pub enum OrderCommand for "order" in "commerce" {
         DraftOrder [1],
         AddItem [1],
-        PlaceOrder [1],
+        PlaceOrder [1, 2],
         RecordReservation [1],
         RecordShortage [1],
         ConfirmOrder [1],
@@ -18,6 +18,9 @@ millrace::commands! {
         DeliverOrder [1],
         CancelOrder [1],
         ExpireOrder [1],
+        RecordPayment [1],
+        RecordPaymentFailure [1],
+        ConfirmPaidOrder [1],
     }
 }
 
@@ -65,6 +68,9 @@ pub struct PlaceOrder {
     /// What is ordered; of a draft, further lines.
     #[serde(default)]
     pub lines: Vec<OrderLine>,
+    /// How it is paid; as the producer is set to where it is missing. Since version 2.
+    #[serde(default)]
+    pub payment: Option<PaymentMethod>,
 }
 
 /// The stock of a product has set aside what the order asks for.
@@ -120,3 +126,27 @@ pub struct CancelOrder {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExpireOrder {}
+
+/// The money for the order came.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordPayment {
+    /// How much.
+    pub amount_cents: i64,
+}
+
+/// No money comes for the order, or it went back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordPaymentFailure {
+    /// Why, for a person to read.
+    pub reason: String,
+}
+
+/// Goods and money are there, says the order's saga.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfirmPaidOrder {
+    /// How much was paid.
+    pub paid_cents: i64,
+}

@@ -13,9 +13,13 @@ millrace::events! {
         OrderPlaced [1, 2],
         OrderProductReserved [1],
         OrderConfirmed [1, 2],
-        OrderShipped [1, 2],
+        OrderShipped [1, 2, 3],
         OrderDelivered [1, 2],
         OrderCancelled [1, 2],
+        OrderPaymentDue [1],
+        OrderPaymentRecorded [1],
+        OrderPaid [1],
+        OrderPaymentWithdrawn [1],
     }
     retired { OrderSubmitted [1] => OrderPlaced }
 }
@@ -80,6 +84,17 @@ pub enum Coordination {
     Orchestration,
 }
 
+/// How an order is paid.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PaymentMethod {
+    /// Outside of this system: nothing is charged, and nobody waits for money.
+    #[default]
+    Invoice,
+    /// Charged at the gateway before the order is confirmed.
+    Gateway,
+}
+
 /// How much of a product an order has in all its lines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProductQuantity {
@@ -133,6 +148,9 @@ pub struct OrderShipped {
     /// What is in it, by product; since version 2, empty in events of version 1.
     #[serde(default)]
     pub products: Vec<ProductQuantity>,
+    /// Who ordered, so that whoever tells them need not ask the order; since version 3, empty in older events.
+    #[serde(default)]
+    pub customer_id: String,
 }
 
 /// The customer has the parcel.
@@ -152,6 +170,52 @@ pub struct OrderCancelled {
     /// events of version 1.
     #[serde(default)]
     pub products: Vec<ProductQuantity>,
+}
+
+/// A placed order is paid at the gateway and waits for the money. Follows [`OrderPlaced`] at once, and holds what whoever
+/// sees to the money needs to know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OrderPaymentDue {
+    /// Who orders.
+    pub customer_id: String,
+    /// ISO 4217 code.
+    pub currency: String,
+    /// The order's total, above zero.
+    pub amount_cents: i64,
+    /// Who moves the order on.
+    pub coordination: Coordination,
+    /// What was ordered, by product.
+    pub products: Vec<ProductQuantity>,
+}
+
+/// The money for the order came; goods may still be missing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OrderPaymentRecorded {
+    /// How much.
+    pub amount_cents: i64,
+}
+
+/// The order was confirmed with its money: a sale. Follows [`OrderConfirmed`] at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OrderPaid {
+    /// Who ordered.
+    pub customer_id: String,
+    /// ISO 4217 code.
+    pub currency: String,
+    /// The order's total.
+    pub amount_cents: i64,
+    /// Who moved the order on.
+    pub coordination: Coordination,
+}
+
+/// The order was cancelled: it takes no money any longer, and what was paid goes back. Follows [`OrderCancelled`] at once,
+/// where a payment was due.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OrderPaymentWithdrawn {
+    /// Why, for a person to read.
+    pub reason: String,
+    /// Who moved the order on.
+    pub coordination: Coordination,
 }
 
 /// Retired: what [`OrderPlaced`] was before lines carried their own totals.

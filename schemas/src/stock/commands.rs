@@ -2,13 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::order::Coordination;
+
 millrace::commands! {
     /// What can be asked of the stock of a product.
     pub enum StockCommand for "stock" in "commerce" {
         ReceiveStock [1],
-        ReserveStock [1],
+        ReserveStock [1, 2],
         ReleaseStock [1],
         ShipOutStock [1],
+        SetReorderLevel [1],
     }
 }
 
@@ -28,6 +31,9 @@ pub struct ReserveStock {
     pub order_id: String,
     /// How many, at least 1.
     pub quantity: i64,
+    /// Who moves the order on, and so who is told; since version 2.
+    #[serde(default)]
+    pub coordination: Coordination,
 }
 
 /// Makes available again what is set aside for an order, if anything is.
@@ -44,4 +50,12 @@ pub struct ReleaseStock {
 pub struct ShipOutStock {
     /// Whose it is.
     pub order_id: String,
+}
+
+/// Says at how many the stock is low.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetReorderLevel {
+    /// 0 where it never is.
+    pub level: i64,
 }
