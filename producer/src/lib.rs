@@ -5,16 +5,23 @@
 //! the running producers relays them to Kafka.
 
 pub mod aggregates;
+pub mod credentials;
+pub mod demo;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use aggregates::identity::registration::RegistrationOptions;
 use aggregates::order::OrderOptions;
-use axum::routing::get;
-use axum::{Json, Router};
+use aggregates::order_saga::SagaOptions;
+use aggregates::payment::PaymentOptions;
+use axum::Json;
+use axum::http::StatusCode;
+use credentials::{CredentialError, Credentials};
 use millrace::command::inbox::{self, InboxConfig, InboxError, InboxOptions};
 use millrace::command::{AggregateType, Commands, WriteConfig};
-use millrace::config::{JournalConfig, KafkaConfig, RegistryConfig};
+use millrace::config::{Chosen, JournalConfig, KafkaConfig, RegistryConfig, chosen};
+use millrace::http::api::{Api, Operation, Shape};
 use millrace::http::health::{Component, Health};
 use millrace::http::problem::Problem;
 use millrace::http::stream;
@@ -24,7 +31,7 @@ use millrace::registry::{Registry, RegistryError};
 use millrace::relay::{Relay, RelayConfig, RelayError, RelayRole, RelayStatus};
 use millrace::startup::wait_for;
 use millrace::telemetry;
-use millrace::timer::{self, Timers};
+use millrace::timer::{self, TimerStatus, Timers};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +40,19 @@ use tokio_util::sync::CancellationToken;
 pub const AGGREGATES: &[AggregateType] = &[
     AggregateType::of::<aggregates::order::Order>(),
     AggregateType::of::<aggregates::stock::Stock>(),
+    AggregateType::of::<aggregates::recipient::Recipient>(),
+    AggregateType::of::<aggregates::identity::tenant::Tenant>(),
+    AggregateType::of::<aggregates::identity::email::Email>(),
+    AggregateType::of::<aggregates::identity::user::User>(),
+    AggregateType::of::<aggregates::identity::workspace::Workspace>(),
+    AggregateType::of::<aggregates::identity::registration::Registration>(),
+    AggregateType::of::<aggregates::payment::Payment>(),
+    AggregateType::of::<aggregates::product::Product>(),
+    AggregateType::of::<aggregates::order_saga::OrderSaga>(),
+    AggregateType::of::<aggregates::sales_day::SalesDay>(),
+    AggregateType::of::<aggregates::library::card::Card>(),
+    AggregateType::of::<aggregates::library::collection::Collection>(),
+    AggregateType::of::<aggregates::library::profile::Profile>(),
 ];
 
 /// Settings of the producer.
@@ -59,6 +79,18 @@ pub struct ProducerConfig {
     /// Orders.
     #[command(flatten)]
     pub orders: OrderOptions,
+    /// Registrations.
+    #[command(flatten)]
+    pub registrations: RegistrationOptions,
+    /// Payments.
+    #[command(flatten)]
+    pub payments: PaymentOptions,
+    /// Order sagas.
+    #[command(flatten)]
+    pub sagas: SagaOptions,
+    /// Which aggregates' commands are taken from Kafka here.
+    #[command(flatten)]
+    pub chosen: Chosen,
 }
 
 /// Why the producer could not start, or stopped.
@@ -82,12 +114,15 @@ pub enum ProducerError {
     /// The relay.
     #[error(transparent)]
     Relay(#[from] RelayError),
+    /// The hashes of passwords.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
 }
 
 /// A producer that takes commands.
 pub struct Producer {
     /// Its routes.
-    pub router: Router,
+    pub api: Api,
     /// The state of its relay.
     pub relay: watch::Receiver<RelayStatus>,
     /// Ends after shutdown, when relay, timers and inboxes have stopped; before it when one of them cannot go on.
@@ -105,6 +140,12 @@ pub async fn start(
         return Err(ProducerError::Config(faults.join("; ")));
     }
     config.orders.apply();
+    config.registrations.apply();
+    config.payments.apply();
+    config.sagas.apply();
+    let choice = ("INBOXES", config.chosen.inboxes.as_slice());
+    let inboxes = chosen(choice, AGGREGATES.iter().collect(), |one| one.name)
+        .map_err(|error| ProducerError::Config(error.to_string()))?;
     let starting = health.component("producer");
     let names: Vec<&'static str> = AGGREGATES.iter().map(|aggregate| aggregate.name).collect();
     let journal = wait_for(&starting, &shutdown, || {
@@ -127,6 +168,10 @@ pub async fn start(
     if ensured.await?.is_none() {
         return Ok(None);
     }
+    let credentials = wait_for(&starting, &shutdown, || Credentials::open(&config.journal));
+    let Some(credentials) = credentials.await? else {
+        return Ok(None);
+    };
     let appended = Arc::new(Notify::new());
     let commands = Commands::start(
         AGGREGATES,
@@ -137,7 +182,7 @@ pub async fn start(
         Arc::clone(&appended),
     );
     let mut running = JoinSet::new();
-    for aggregate in AGGREGATES {
+    for aggregate in inboxes {
         let parts = InboxConfig {
             kafka: config.kafka.clone(),
             options: config.inbox.clone(),
@@ -149,7 +194,7 @@ pub async fn start(
         let inbox = inbox::run(parts, aggregate.name, component, shutdown.clone());
         running.spawn(async move { Ok(inbox.await?) });
     }
-    let stream = stream::router(config.journal.clone(), registry.clone(), shutdown.clone());
+    let stream = stream::api(config.journal.clone(), registry.clone(), shutdown.clone());
     let timers = Arc::new(Timers::new(
         &journal,
         registry,
@@ -165,8 +210,14 @@ pub async fn start(
         }
     });
     starting.ready();
+    let partitions = config.kafka.topic_partitions;
     let relay = Relay::new(config.relay, config.kafka, config.journal);
     let status = relay.status();
+    tokio::spawn(credentials::settle(
+        credentials.clone(),
+        commands.clone(),
+        shutdown.clone(),
+    ));
     tokio::spawn(telemetry::journal::watch(
         journal.pool().clone(),
         shutdown.clone(),
@@ -188,7 +239,9 @@ pub async fn start(
     });
     let done = tokio::spawn(all_of(running, shutdown));
     Ok(Some(Producer {
-        router: millrace::http::commands::router(commands)
+        api: millrace::http::commands::api(commands.clone())
+            .merge(demo::api(commands.clone(), partitions))
+            .merge(credentials::api(credentials, commands))
             .merge(relay_status(status.clone()))
             .merge(timer_status(timers))
             .merge(stream),
@@ -226,13 +279,19 @@ fn topics() -> Vec<Topic> {
 }
 
 /// `GET /status/relay`: what this producer's relay does, and who leads if it does not.
-fn relay_status(status: watch::Receiver<RelayStatus>) -> Router {
+fn relay_status(status: watch::Receiver<RelayStatus>) -> Api {
     let answer = move || async move { Json(status.borrow().clone()) };
-    Router::new().route("/status/relay", get(answer))
+    let says = "What this producer's relay does, and who leads if it does not";
+    let shape = Shape::of::<RelayStatus>();
+    let operation = Operation::get("/status/relay", "operations", says);
+    Api::new().route(
+        operation.answers(StatusCode::OK, "Its state.", shape),
+        answer,
+    )
 }
 
 /// `GET /status/timers`: how many timers are pending, and for how long the oldest has been due.
-fn timer_status(timers: Arc<Timers>) -> Router {
+fn timer_status(timers: Arc<Timers>) -> Api {
     let answer = move || async move {
         let status = timers.status().await;
         status.map(Json).map_err(|error| {
@@ -240,7 +299,13 @@ fn timer_status(timers: Arc<Timers>) -> Router {
             Problem::unavailable(format!("journal: {error}"), soon)
         })
     };
-    Router::new().route("/status/timers", get(answer))
+    let says = "How many timers are pending, and for how long the oldest has been due";
+    let shape = Shape::of::<TimerStatus>();
+    let operation = Operation::get("/status/timers", "operations", says);
+    Api::new().route(
+        operation.answers(StatusCode::OK, "Their state.", shape),
+        answer,
+    )
 }
 
 /// Ready while the journal answers.

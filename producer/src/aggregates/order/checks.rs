@@ -2,8 +2,8 @@
 
 use schemas::order::OrderLine;
 
-use super::{LINES_MAX, Rejection, TOTAL_CENTS_MAX};
-use crate::aggregates::{ID_BYTES_MAX, QUANTITY_MAX};
+use super::{LINES_MAX, Rejection};
+use crate::aggregates::{ID_BYTES_MAX, QUANTITY_MAX, TOTAL_CENTS_MAX, is_currency};
 
 /// What the command says, or else the draft; both only where they agree.
 pub(super) fn settled(
@@ -31,7 +31,7 @@ pub(super) fn check_customer(customer_id: &str) -> Result<(), Rejection> {
 }
 
 pub(super) fn check_currency(currency: &str) -> Result<(), Rejection> {
-    if currency.len() == 3 && currency.bytes().all(|byte| byte.is_ascii_uppercase()) {
+    if is_currency(currency) {
         Ok(())
     } else {
         Err(Rejection::Currency(currency.to_owned()))

@@ -6,6 +6,8 @@ use std::time::Duration;
 use millrace::timer::TimerChange;
 use schemas::order::{ExpireOrder, OrderCommand, OrderEvent};
 
+use super::payment::{self, OrderPayment};
+
 /// Name of the timer.
 const TIMER: &str = "confirmation";
 
@@ -21,12 +23,16 @@ pub struct OrderOptions {
     /// keep the time that they were given.
     #[arg(long, env = "ORDER_CONFIRMATION_TIMEOUT_MS", default_value_t = TIMEOUT_MS, value_parser = clap::value_parser!(u64).range(1..=31_536_000_000))]
     pub order_confirmation_timeout_ms: u64,
+    /// How an order is paid that does not say so itself.
+    #[arg(long, env = "ORDER_PAYMENT", default_value = "invoice")]
+    pub order_payment: OrderPayment,
 }
 
 impl OrderOptions {
-    /// Makes them this process's. An order's time stands in the journal beside its event, so nothing that is replayed
-    /// depends on them.
+    /// Makes them this process's. An order's time stands in the journal beside its event and how it is paid in one, so nothing
+    /// that is replayed depends on them.
     pub fn apply(&self) {
+        payment::set_default(self.order_payment);
         TIMEOUT.store(self.order_confirmation_timeout_ms, Ordering::Relaxed);
     }
 }
@@ -46,6 +52,10 @@ pub(super) fn timers(event: &OrderEvent) -> Vec<TimerChange<OrderCommand>> {
         | OrderEvent::OrderItemAdded(_)
         | OrderEvent::OrderProductReserved(_)
         | OrderEvent::OrderShipped(_)
-        | OrderEvent::OrderDelivered(_) => Vec::new(),
+        | OrderEvent::OrderDelivered(_)
+        | OrderEvent::OrderPaymentDue(_)
+        | OrderEvent::OrderPaymentRecorded(_)
+        | OrderEvent::OrderPaid(_)
+        | OrderEvent::OrderPaymentWithdrawn(_) => Vec::new(),
     }
 }

@@ -9,9 +9,14 @@
 //! An order that is not confirmed in time ([`OrderOptions`]) cancels itself, whoever coordinates it.
 //!
 //! An order with `orchestration` leaves the answers to its saga and changes by that one's commands alone.
+//!
+//! An order that is paid at the gateway ([`PaymentMethod::Gateway`]) is confirmed when goods and money are both there, and not
+//! by hand; see [`payment`].
 
 mod checks;
 mod expiry;
+mod payment;
+mod rejection;
 
 use std::collections::BTreeSet;
 
@@ -20,125 +25,14 @@ use millrace::timer::TimerChange;
 use schemas::order::*;
 use serde::{Deserialize, Serialize};
 
-use crate::aggregates::{ID_BYTES_MAX, QUANTITY_MAX};
 use checks::{check_currency, check_customer, check_lines, settled};
 pub use expiry::OrderOptions;
-
-/// Most that an order may cost: nine million such orders of one customer still fit a view's sum.
-const TOTAL_CENTS_MAX: i64 = 1_000_000_000_000;
+use payment::Money;
+pub use payment::OrderPayment;
+pub use rejection::{Rejection, Status};
 
 /// Most lines of one order.
 const LINES_MAX: usize = 1000;
-
-/// Why an order does not do what is asked of it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
-    /// The order is at another step.
-    #[error("order is {status}, not {needed}")]
-    WrongStatus {
-        /// Where it is.
-        status: Status,
-        /// Where it must be.
-        needed: &'static str,
-    },
-    /// The data names another order.
-    #[error("order_id is {found}, the command is addressed to {expected}")]
-    OtherOrder {
-        /// In the data.
-        found: String,
-        /// The aggregate's id.
-        expected: String,
-    },
-    /// A field that a new order needs.
-    #[error("{0} is missing: an order that was not drafted needs customer_id, currency and lines")]
-    Missing(&'static str),
-    /// The draft says otherwise.
-    #[error("{field} is {found}, the draft says {drafted}")]
-    DiffersFromDraft {
-        /// Which field.
-        field: &'static str,
-        /// In the command.
-        found: String,
-        /// In the draft.
-        drafted: String,
-    },
-    /// Not a currency.
-    #[error("currency {0:?} is not an ISO 4217 code: three capital letters")]
-    Currency(String),
-    /// Nothing in it.
-    #[error("an order without lines cannot be placed")]
-    Empty,
-    /// More than is handled.
-    #[error("an order has at most {LINES_MAX} lines")]
-    TooManyLines,
-    /// A line that cannot be.
-    #[error("line {line} (product {product_id}): {reason}")]
-    Line {
-        /// Counted from 1.
-        line: usize,
-        /// Which product.
-        product_id: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// More than is handled.
-    #[error("the order's total is above {TOTAL_CENTS_MAX} cents")]
-    Total,
-    /// More than is handled.
-    #[error("the order's quantities sum to more than {QUANTITY_MAX}")]
-    TotalQuantity,
-    /// An id that cannot be a key.
-    #[error("{0} is longer than {ID_BYTES_MAX} bytes")]
-    LongId(&'static str),
-    /// An answer about a product that is in no line.
-    #[error("product {0} is in no line of the order")]
-    NotOrdered(String),
-    /// An answer about another quantity than the order asks for.
-    #[error("{found} of product {product_id}: the order asks for {ordered}")]
-    OtherQuantity {
-        /// Which product.
-        product_id: String,
-        /// In the answer.
-        found: i64,
-        /// Over all lines of the order.
-        ordered: i64,
-    },
-}
-
-/// Where an order is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    /// There is no such order yet.
-    #[default]
-    New,
-    /// Items are being collected.
-    Draft,
-    /// The customer committed to it.
-    Placed,
-    /// Goods and money are settled.
-    Confirmed,
-    /// The parcel left.
-    Shipped,
-    /// The customer has it.
-    Delivered,
-    /// Nothing more happens.
-    Cancelled,
-}
-
-impl std::fmt::Display for Status {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::New => "new",
-            Self::Draft => "draft",
-            Self::Placed => "placed",
-            Self::Confirmed => "confirmed",
-            Self::Shipped => "shipped",
-            Self::Delivered => "delivered",
-            Self::Cancelled => "cancelled",
-        })
-    }
-}
 
 /// An order, as far as a decision reads it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -150,6 +44,7 @@ pub struct Order {
     coordination: Coordination,
     /// Products of a placed order whose stock has not answered.
     awaited: BTreeSet<String>,
+    money: Money,
 }
 
 impl Aggregate for Order {
@@ -157,7 +52,7 @@ impl Aggregate for Order {
     type Event = OrderEvent;
     type Rejection = Rejection;
 
-    const SHAPE: i32 = 2;
+    const SHAPE: i32 = 3;
 
     fn decide(
         &self,
@@ -167,19 +62,28 @@ impl Aggregate for Order {
         let event = match command {
             OrderCommand::DraftOrder(command) => self.draft(command)?,
             OrderCommand::AddItem(command) => self.add_item(command)?,
-            OrderCommand::PlaceOrder(command) => self.place(command, context)?,
+            OrderCommand::PlaceOrder(command) => return self.place(command, context),
             OrderCommand::RecordReservation(command) => return self.record_reservation(command),
             OrderCommand::RecordShortage(command) => return self.record_shortage(command),
             OrderCommand::ExpireOrder(ExpireOrder {}) => return self.expire(),
+            OrderCommand::RecordPayment(command) => return self.record_payment(&command),
+            OrderCommand::RecordPaymentFailure(command) => {
+                return self.record_payment_failure(&command);
+            }
+            OrderCommand::ConfirmPaidOrder(command) => return self.confirm_paid(&command),
             OrderCommand::ConfirmOrder(ConfirmOrder {}) => {
                 self.must_be(Status::Placed, "placed")?;
-                self.confirmed()
+                if self.money != Money::NotDue {
+                    return Err(Rejection::PaidAtGateway);
+                }
+                return Ok(self.confirmed().collect());
             }
             OrderCommand::ShipOrder(ShipOrder { tracking_code }) => {
                 self.must_be(Status::Confirmed, "confirmed")?;
                 OrderShipped {
                     tracking_code,
                     products: ProductQuantity::of(&self.lines),
+                    customer_id: self.customer_id.clone(),
                 }
                 .into()
             }
@@ -189,7 +93,9 @@ impl Aggregate for Order {
                 OrderDelivered { customer_id }.into()
             }
             OrderCommand::CancelOrder(CancelOrder { reason }) => match self.status {
-                Status::Draft | Status::Placed | Status::Confirmed => self.cancelled(reason),
+                Status::Draft | Status::Placed | Status::Confirmed => {
+                    return Ok(self.cancelled(reason));
+                }
                 _ => return Err(self.wrong("draft, placed or confirmed")),
             },
         };
@@ -227,6 +133,9 @@ impl Aggregate for Order {
             OrderEvent::OrderShipped(_) => self.status = Status::Shipped,
             OrderEvent::OrderDelivered(_) => self.status = Status::Delivered,
             OrderEvent::OrderCancelled(_) => self.status = Status::Cancelled,
+            OrderEvent::OrderPaymentDue(_) => self.money = Money::Due,
+            OrderEvent::OrderPaymentRecorded(_) => self.money = Money::Received,
+            OrderEvent::OrderPaid(_) | OrderEvent::OrderPaymentWithdrawn(_) => {}
         }
     }
 
@@ -276,7 +185,7 @@ impl Order {
         .into())
     }
 
-    fn place(&self, command: PlaceOrder, context: &Context) -> Result<OrderEvent, Rejection> {
+    fn place(&self, command: PlaceOrder, context: &Context) -> Result<Vec<OrderEvent>, Rejection> {
         if let Some(found) = command.order_id.filter(|id| *id != context.aggregate_id) {
             let expected = context.aggregate_id.clone();
             return Err(Rejection::OtherOrder { found, expected });
@@ -298,14 +207,16 @@ impl Order {
             return Err(Rejection::Empty);
         }
         check_lines(&lines)?;
-        Ok(OrderPlaced {
+        let placed = OrderPlaced {
             customer_id,
             currency,
             placed_at: command.placed_at.unwrap_or(context.now),
             lines,
             coordination: command.coordination,
-        }
-        .into())
+        };
+        let due = payment::due(&placed, command.payment);
+        let placed = std::iter::once(placed.into());
+        Ok(placed.chain(due.map(OrderEvent::from)).collect())
     }
 
     fn record_reservation(&self, command: RecordReservation) -> Result<Vec<OrderEvent>, Rejection> {
@@ -323,8 +234,8 @@ impl Order {
             }
             .into(),
         ];
-        if self.awaited.len() == 1 {
-            events.push(self.confirmed());
+        if self.awaited.len() == 1 && self.money != Money::Due {
+            events.extend(self.confirmed());
         }
         Ok(events)
     }
@@ -340,7 +251,7 @@ impl Order {
         }
         let reason =
             format!("out of stock: {quantity} of {product_id} asked for, {available} available");
-        Ok(vec![self.cancelled(reason)])
+        Ok(self.cancelled(reason))
     }
 
     /// True if this answer of a product's stock is one that moves the order on.
@@ -365,22 +276,20 @@ impl Order {
     fn expire(&self) -> Result<Vec<OrderEvent>, Rejection> {
         self.must_have_been_placed()?;
         Ok(match self.status {
-            Status::Placed => vec![self.cancelled("not confirmed in time".to_owned())],
+            Status::Placed => self.cancelled("not confirmed in time".to_owned()),
             _ => Vec::new(),
         })
     }
 
-    fn confirmed(&self) -> OrderEvent {
-        let customer_id = self.customer_id.clone();
-        OrderConfirmed { customer_id }.into()
-    }
-
-    fn cancelled(&self, reason: String) -> OrderEvent {
+    fn cancelled(&self, reason: String) -> Vec<OrderEvent> {
         let products = match self.status {
             Status::Draft => Vec::new(),
             _ => ProductQuantity::of(&self.lines),
         };
-        OrderCancelled { reason, products }.into()
+        let withdrawn = self.withdrawn(&reason);
+        let cancelled = OrderCancelled { reason, products };
+        let cancelled = std::iter::once(cancelled.into());
+        cancelled.chain(withdrawn).collect()
     }
 
     fn must_have_been_placed(&self) -> Result<(), Rejection> {

@@ -1,6 +1,7 @@
 //! What an order does, and what it refuses.
 
 use super::*;
+use crate::aggregates::{QUANTITY_MAX, TOTAL_CENTS_MAX};
 use chrono::DateTime;
 use millrace::testing::given;
 
@@ -230,6 +231,7 @@ fn an_order_moves_from_placed_to_delivered_in_order() {
         OrderEvent::from(OrderShipped {
             tracking_code: None,
             products: products(&[("tea", 2)]),
+            customer_id: "ada".into(),
         })
     };
     given::<Order>([placed()])
@@ -254,6 +256,7 @@ fn an_order_can_be_cancelled_until_it_is_shipped() {
     let shipped = OrderShipped {
         tracking_code: None,
         products: products(&[("tea", 2)]),
+        customer_id: "ada".into(),
     };
     given::<Order>([drafted(), item()])
         .when(cancel())
@@ -413,3 +416,5 @@ fn placing_starts_the_time_for_confirmation_and_only_its_outcome_ends_it() {
         assert_eq!(Order::timers(&event), []);
     }
 }
+
+mod paid;
