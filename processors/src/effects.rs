@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use millrace::effect::webhook::WebhookError;
 use millrace::effect::{self, EffectError, Effects, EffectsConfig, Registered};
 use millrace::http::health::{Component, Health};
 use millrace::log::topics::{Kind, Topic};
@@ -11,7 +10,10 @@ use millrace::startup::wait_for;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::ProcessorsError;
 use crate::flows::order_webhook::{self, OrderWebhookOptions};
+use crate::flows::payment_gateway::PaymentGatewayOptions;
+use crate::notifications::{self, NotificationSettings};
 
 /// Settings of the effects, each with its own.
 #[derive(Debug, Clone, clap::Args)]
@@ -19,12 +21,20 @@ pub struct EffectSettings {
     /// The webhook of confirmed orders.
     #[command(flatten)]
     pub order_webhook: OrderWebhookOptions,
+    /// E-mails and SMS to recipients.
+    #[command(flatten)]
+    pub notifications: NotificationSettings,
+    /// The gateway that charges payments.
+    #[command(flatten)]
+    pub payments: PaymentGatewayOptions,
 }
 
 /// Every effect that its settings ask for; a new one is a line here.
-pub fn effects(settings: &EffectSettings) -> Result<Vec<Registered>, WebhookError> {
-    let all = [order_webhook::registered(&settings.order_webhook)?];
-    Ok(all.into_iter().flatten().collect())
+pub fn effects(settings: &EffectSettings) -> Result<Vec<Registered>, ProcessorsError> {
+    let mut all = Vec::new();
+    all.extend(order_webhook::registered(&settings.order_webhook)?);
+    all.extend(notifications::registered(&settings.notifications)?);
+    Ok(all)
 }
 
 /// The topics that the effects need of their own.

@@ -4,16 +4,32 @@
 
 pub mod effects;
 pub mod flows;
+pub mod gateway;
+pub mod notifications;
 
 use std::time::Duration;
 
-use axum::routing::get;
-use axum::{Json, Router};
+use axum::Json;
+use axum::http::StatusCode;
 use effects::EffectSettings;
-use flows::{order_stock::OrderStock, stock_order::StockOrder};
-use millrace::config::{JournalConfig, KafkaConfig, RegistryConfig, ViewsConfig};
+use flows::identity::{
+    email_registration::EmailRegistration, registration_steps::RegistrationSteps,
+    tenant_registration::TenantRegistration, user_registration::UserRegistration,
+    workspace_registration::WorkspaceRegistration,
+};
+use flows::payment_gateway::{self, GatewayError};
+use flows::{
+    Notices, order_payment::OrderPayment, order_recipient::OrderRecipient, order_saga::OrderSaga,
+    order_sales::OrderSales, order_stock::OrderStock, payment_order::PaymentOrder,
+    payment_recipient::PaymentRecipient, payment_saga::PaymentSaga, saga_steps::SagaSteps,
+    stock_order::StockOrder, stock_saga::StockSaga, user_recipient::UserRecipient,
+};
+use millrace::config::{
+    Chosen, JournalConfig, KafkaConfig, NobodyNamed, RegistryConfig, ViewsConfig, chosen,
+};
 use millrace::effect::webhook::WebhookError;
 use millrace::effect::{EffectError, EffectOptions, EffectsConfig};
+use millrace::http::api::{Api, Operation, Shape};
 use millrace::http::health::{Component, Health};
 use millrace::journal::{self, JournalError};
 use millrace::log::topics::{self, Kind, Topic, TopicError};
@@ -24,12 +40,40 @@ use millrace::processor::{
 use millrace::projection::Decoder;
 use millrace::registry::{RecordKind, Registry, RegistryError};
 use millrace::startup::wait_for;
+use notifications::SettingsError;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Every processor; a new one is a line here.
+/// Every processor.
 pub fn topology() -> Topology {
-    Topology::new().processor(OrderStock).processor(StockOrder)
+    topology_with(Notices::On)
+}
+
+/// The same, with notices as they are chosen; a new processor is a line here.
+fn topology_with(notices: Notices) -> Topology {
+    Topology::new()
+        .processor(OrderStock)
+        .processor(StockOrder)
+        .processor(OrderRecipient(notices))
+        .processor(RegistrationSteps)
+        .processor(EmailRegistration)
+        .processor(TenantRegistration)
+        .processor(WorkspaceRegistration)
+        .processor(UserRegistration)
+        .processor(OrderPayment)
+        .processor(PaymentOrder)
+        .processor(OrderSaga)
+        .processor(StockSaga)
+        .processor(PaymentSaga)
+        .processor(SagaSteps)
+        .processor(OrderSales)
+        .processor(flows::card_profile::CardProfile)
+        .processor(flows::collection_profile::CollectionProfile)
+        .processor(flows::profile_recipient::ProfileRecipient(notices))
+        .processor(flows::card_published::CardPublished)
+        .processor(flows::collection_published::CollectionPublished)
+        .processor(PaymentRecipient(notices))
+        .processor(UserRecipient(notices))
 }
 
 /// Settings of the processors.
@@ -56,6 +100,9 @@ pub struct ProcessorsConfig {
     /// Settings of each effect.
     #[command(flatten)]
     pub effects: EffectSettings,
+    /// Which processors run here.
+    #[command(flatten)]
+    pub chosen: Chosen,
 }
 
 /// Why the processors could not start, or stopped.
@@ -70,21 +117,30 @@ pub enum ProcessorsError {
     /// Kafka's topics.
     #[error(transparent)]
     Topics(#[from] TopicError),
+    /// A choice of processors.
+    #[error(transparent)]
+    Chosen(#[from] NobodyNamed),
     /// A processor.
     #[error(transparent)]
     Processor(#[from] ProcessorError),
     /// The settings of a webhook.
     #[error(transparent)]
     Webhook(#[from] WebhookError),
+    /// The settings of the notifications.
+    #[error(transparent)]
+    Notifications(#[from] SettingsError),
     /// An effect.
     #[error(transparent)]
     Effect(#[from] EffectError),
+    /// The payment gateway.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
 }
 
 /// Processors that turn events into commands.
 pub struct Processors {
     /// `GET /status/processors`: how each of this process is.
-    pub router: Router,
+    pub api: Api,
     /// Ends after shutdown, when all have committed what they had in hand.
     pub done: JoinHandle<Result<(), ProcessorsError>>,
 }
@@ -110,6 +166,14 @@ pub async fn start(
     health: &Health,
     shutdown: CancellationToken,
 ) -> Result<Option<Processors>, ProcessorsError> {
+    // First of all: a setting that is missing is said at once, also where no server answers.
+    let mut effects = effects::effects(&config.effects)?;
+    let topology = topology_with(match config.effects.notifications.are_on() {
+        true => Notices::On,
+        false => Notices::Off,
+    });
+    let names = ("PROCESSORS", config.chosen.processors.as_slice());
+    let handlers = chosen(names, topology.handlers().to_vec(), |one| one.name())?;
     let starting = health.component("processors");
     let journal = journal::reader(&config.journal)?;
     let registry = wait_for(&starting, &shutdown, || {
@@ -118,8 +182,13 @@ pub async fn start(
     let Some(registry) = registry.await? else {
         return Ok(None);
     };
-    let topology = topology();
-    let effects = effects::effects(&config.effects)?;
+    let gateway = wait_for(&starting, &shutdown, || {
+        payment_gateway::registered(&config.effects.payments, &config.views, &shutdown)
+    });
+    let Some(gateway) = gateway.await? else {
+        return Ok(None);
+    };
+    effects.extend(gateway);
     let mut topics = topics(&topology);
     topics.extend(effects::topics(&effects));
     let ensured = wait_for(&starting, &shutdown, || {
@@ -145,7 +214,7 @@ pub async fn start(
     };
     let mut watched = Vec::new();
     let mut reports = Vec::new();
-    for handler in topology.handlers() {
+    for handler in &handlers {
         let component = health.component(&format!("processor {}", handler.name()));
         let running =
             RunningProcessor::start(processor_config.clone(), handler.clone(), decoder.clone());
@@ -173,9 +242,19 @@ pub async fn start(
         Json(reports)
     };
     Ok(Some(Processors {
-        router: Router::new().route("/status/processors", get(answer)),
+        api: Api::new().route(status_operation(), answer),
         done,
     }))
+}
+
+fn status_operation() -> Operation {
+    let summary = "How each processor of this process is";
+    let shape = Shape::of::<Vec<ProcessorReport>>();
+    Operation::get("/status/processors", "operations", summary).answers(
+        StatusCode::OK,
+        "Each.",
+        shape,
+    )
 }
 
 /// Says how a processor is, until shutdown drains it or it dies.
@@ -208,7 +287,7 @@ fn topics(topology: &Topology) -> Vec<Topic> {
         .map(|set| Topic {
             name: set.topic(),
             kind: match set.kind {
-                RecordKind::Event => Kind::Events,
+                RecordKind::Event | RecordKind::Published => Kind::Events,
                 _ => Kind::Queue,
             },
         })

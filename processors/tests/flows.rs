@@ -1,5 +1,8 @@
 //! The flows on a topology without a broker: what each event leads to, and that it leads to it once.
 
+#[path = "flows/recipients.rs"]
+mod recipients;
+
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -46,6 +49,7 @@ fn reserve(quantity: i64) -> StockCommand {
     ReserveStock {
         order_id: "1".into(),
         quantity,
+        coordination: Coordination::Choreography,
     }
     .into()
 }
@@ -104,6 +108,7 @@ fn what_is_not_the_stocks_business_leads_to_nothing() {
         StockReleased {
             order_id,
             quantity: 2,
+            coordination: Coordination::Choreography,
         },
     );
     assert_eq!(to_stock(&mut log), []);
@@ -129,6 +134,7 @@ fn a_shipped_order_ships_out_its_products() {
     let shipped = OrderShipped {
         tracking_code: None,
         products: products(),
+        customer_id: "ada".into(),
     };
     log.pipe::<OrderEvent>("1", shipped);
     let order_id = "1".to_owned();
@@ -143,11 +149,13 @@ fn the_order_hears_what_the_stock_of_a_product_answers() {
         order_id: "1".into(),
         quantity: 5,
         tracked: false,
+        coordination: Coordination::Choreography,
     };
     let refused = StockReservationRefused {
         order_id: "2".into(),
         quantity: 5,
         available: 4,
+        coordination: Coordination::Choreography,
     };
     log.pipe::<StockEvent>("tea", reserved);
     log.pipe::<StockEvent>("tea", refused);
@@ -187,4 +195,23 @@ fn a_replay_repeats_each_command_under_its_id() {
     };
     assert_eq!(first.len(), 4);
     assert_eq!(ids(&first), ids(&again));
+}
+
+#[test]
+fn whatever_a_flow_emits_names_its_cause_and_goes_on_with_the_story() {
+    let mut log = log();
+    let event = log.pipe::<OrderEvent>("1", placed(Coordination::Choreography));
+    let emitted = log.drain::<StockCommand>();
+    assert_eq!(emitted.len(), 2);
+    for one in emitted {
+        let header = |wanted: &str| {
+            let mut all = one.record.headers.iter();
+            let (_, value) = all.find(|(name, _)| *name == wanted).unwrap();
+            String::from_utf8(value.unwrap().to_vec()).unwrap()
+        };
+        assert_eq!(header("ce_causationid"), event.to_string());
+        // The story of the command that the event came from, not one of the event's own.
+        assert_eq!(header("ce_correlationid"), "story-1");
+        assert_eq!(header("ce_source"), "/millrace/processor/order-stock");
+    }
 }

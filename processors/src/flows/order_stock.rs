@@ -30,6 +30,7 @@ impl Processor for OrderStock {
                     let reserve = ReserveStock {
                         order_id: order_id.clone(),
                         quantity: product.quantity,
+                        coordination: placed.coordination,
                     };
                     out.send(&product.product_id, &reserve);
                 }
@@ -51,7 +52,11 @@ impl Processor for OrderStock {
             | OrderEvent::OrderPlaced(_)
             | OrderEvent::OrderProductReserved(_)
             | OrderEvent::OrderConfirmed(_)
-            | OrderEvent::OrderDelivered(_) => {}
+            | OrderEvent::OrderDelivered(_)
+            | OrderEvent::OrderPaymentDue(_)
+            | OrderEvent::OrderPaymentRecorded(_)
+            | OrderEvent::OrderPaid(_)
+            | OrderEvent::OrderPaymentWithdrawn(_) => {}
         }
         Ok(())
     }

@@ -2,10 +2,10 @@
 
 use millrace::event::Recorded;
 use millrace::processor::{HandleError, Outbox, Processor, Start};
-use schemas::order::{RecordReservation, RecordShortage};
+use schemas::order::{Coordination, RecordReservation, RecordShortage};
 use schemas::stock::StockEvent;
 
-/// Tells an order what is set aside for it and what is not.
+/// Tells an order with `choreography` what is set aside for it and what is not; one with `orchestration` has a saga that is told.
 pub struct StockOrder;
 
 impl Processor for StockOrder {
@@ -20,7 +20,9 @@ impl Processor for StockOrder {
     ) -> Result<(), HandleError> {
         let product_id = event.aggregate_id.clone();
         match &event.event {
-            StockEvent::StockReserved(reserved) => {
+            StockEvent::StockReserved(reserved)
+                if reserved.coordination == Coordination::Choreography =>
+            {
                 let quantity = reserved.quantity;
                 let reservation = RecordReservation {
                     product_id,
@@ -28,7 +30,9 @@ impl Processor for StockOrder {
                 };
                 out.send(&reserved.order_id, &reservation);
             }
-            StockEvent::StockReservationRefused(refused) => {
+            StockEvent::StockReservationRefused(refused)
+                if refused.coordination == Coordination::Choreography =>
+            {
                 let shortage = RecordShortage {
                     product_id,
                     quantity: refused.quantity,
@@ -38,7 +42,11 @@ impl Processor for StockOrder {
             }
             StockEvent::StockReceived(_)
             | StockEvent::StockReleased(_)
-            | StockEvent::StockShippedOut(_) => {}
+            | StockEvent::StockShippedOut(_)
+            | StockEvent::StockReserved(_)
+            | StockEvent::StockReservationRefused(_)
+            | StockEvent::StockReorderLevelSet(_)
+            | StockEvent::StockRanLow(_) => {}
         }
         Ok(())
     }
