@@ -6,8 +6,11 @@ pub mod views;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use millrace::config::{JournalConfig, KafkaConfig, RegistryConfig, ViewsConfig};
+use futures::{StreamExt, TryStreamExt, stream};
+use millrace::config::{
+    Chosen, JournalConfig, KafkaConfig, NobodyNamed, RegistryConfig, ViewsConfig, chosen,
+};
+use millrace::http::api::{Api, Operation};
 use millrace::http::health::{Component, Health};
 use millrace::http::reads;
 use millrace::journal::{self, JournalError};
@@ -21,7 +24,18 @@ use millrace::startup::wait_for;
 use millrace::telemetry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use views::{customer_totals::CustomerTotals, event_log::EventLog, orders::Orders, stock::Stock};
+use views::identity::{
+    registrations::Registrations, tenants::Tenants, users::Users,
+    workspace_members::WorkspaceMembers, workspaces::Workspaces,
+};
+use views::{
+    customer_totals::CustomerTotals, event_log::EventLog, notifications::Notifications,
+    orders::Orders, payments::Payments, products::Products, saga_instances::SagaInstances,
+    saga_steps::SagaSteps, sales_digests::SalesDigests, stock::Stock,
+};
+
+/// Sinks that make their tables side by side at a start; each has a session with Postgres.
+const STARTS_MAX: usize = 4;
 
 /// Every view; a new one is a line here.
 pub fn projections() -> Vec<Arc<dyn Projector>> {
@@ -30,6 +44,22 @@ pub fn projections() -> Vec<Arc<dyn Projector>> {
         fold(Stock).into(),
         tally(CustomerTotals).into(),
         sql_projection(EventLog).into(),
+        fold(Notifications).into(),
+        fold(Users).into(),
+        fold(Tenants).into(),
+        fold(Workspaces).into(),
+        fold(WorkspaceMembers).into(),
+        fold(Registrations).into(),
+        fold(Payments).into(),
+        fold(Products).into(),
+        fold(SagaInstances).into(),
+        fold(SagaSteps).into(),
+        fold(SalesDigests).into(),
+        fold(views::card_search::CardSearch).into(),
+        sql_projection(views::library_activity::LibraryActivity).into(),
+        sql_projection(views::recommendations::Recommendations).into(),
+        tally(views::owner_statistics::OwnerStatistics).into(),
+        fold(views::profiles::Profiles).into(),
     ]
 }
 
@@ -51,6 +81,9 @@ pub struct ProjectionsConfig {
     /// Bounds of the sinks.
     #[command(flatten)]
     pub sink: SinkOptions,
+    /// Which views are kept here.
+    #[command(flatten)]
+    pub chosen: Chosen,
 }
 
 /// Why the projections could not start, or stopped.
@@ -68,6 +101,9 @@ pub enum ProjectionsError {
     /// VIEWS_DATABASE_URL cannot be read.
     #[error("VIEWS_DATABASE_URL: {0}")]
     Url(sqlx::Error),
+    /// A choice of views.
+    #[error(transparent)]
+    Chosen(#[from] NobodyNamed),
     /// A sink.
     #[error(transparent)]
     Sink(#[from] SinkError),
@@ -91,9 +127,14 @@ pub async fn run(
 /// Projections that keep their views up to date, rebuild them and answer queries.
 pub struct Projections {
     /// The queries over HTTP.
-    pub router: Router,
+    pub api: Api,
     /// Ends after shutdown, when every sink has drained, or when one has died.
     pub done: JoinHandle<Result<(), ProjectionsError>>,
+}
+
+/// What they serve, for a process that passes it on.
+pub fn operations() -> Vec<Operation> {
+    reads::operations(&queries::queries(), &queries::ALIASES)
 }
 
 /// The same, without waiting for the end. `None` at shutdown.
@@ -118,9 +159,11 @@ pub async fn start(
         return Ok(None);
     }
     let decoder = Decoder::of(registry);
-    let projectors = projections();
-    let bus = QueryBus::open(&config.views, queries::queries(), &projectors)
-        .map_err(ProjectionsError::Url)?;
+    let all = projections();
+    let bus =
+        QueryBus::open(&config.views, queries::queries(), &all).map_err(ProjectionsError::Url)?;
+    let names = ("VIEWS", config.chosen.views.as_slice());
+    let projectors = chosen(names, all, |one| one.name())?;
     let rebuilds = RebuildConfig {
         parked_max: config.sink.view_parked_max,
         ..RebuildConfig::new(config.kafka.clone(), config.views.clone())
@@ -130,17 +173,20 @@ pub async fn start(
         views: config.views,
         options: config.sink,
     };
-    let mut sinks = Vec::new();
-    for projector in &projectors {
-        let component = health.component(&format!("view {}", projector.name()));
-        let sink = wait_for(&starting, &shutdown, || {
-            Sink::start(sink_config.clone(), projector.clone(), decoder.clone())
-        });
-        let Some(sink) = sink.await? else {
-            return Ok(None);
-        };
-        sinks.push((sink, component));
-    }
+    let started = stream::iter(&projectors)
+        .map(|projector| {
+            let start = || Sink::start(sink_config.clone(), projector.clone(), decoder.clone());
+            wait_for(&starting, &shutdown, start)
+        })
+        .buffered(STARTS_MAX);
+    let started: Vec<Option<Sink>> = started.try_collect().await?;
+    let Some(started) = started.into_iter().collect::<Option<Vec<_>>>() else {
+        return Ok(None);
+    };
+    let components = projectors
+        .iter()
+        .map(|projector| health.component(&format!("view {}", projector.name())));
+    let sinks: Vec<_> = started.into_iter().zip(components).collect();
     starting.ready();
     tokio::spawn(telemetry::views::watch(
         rebuilds.views.clone(),
@@ -173,7 +219,7 @@ pub async fn start(
         }
     });
     Ok(Some(Projections {
-        router: reads::routes(bus, &queries::ALIASES),
+        api: reads::api(bus, &queries::ALIASES),
         done,
     }))
 }

@@ -1,11 +1,21 @@
 //! The queries over the views; each is a struct of filters and one statement.
 
+pub mod commerce;
+pub mod identity;
+pub mod library;
+pub mod sagas;
+pub mod workspaces;
+
 use chrono::{DateTime, Utc};
 use millrace::projection::sql::PgConnection;
 use millrace::query::{Listed, Page, Queries, Query, QueryError, Shape};
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use uuid::Uuid;
+
+mod notifications;
+
+pub use notifications::*;
 
 /// Every query; a new one is a line here.
 pub fn queries() -> Queries {
@@ -17,13 +27,47 @@ pub fn queries() -> Queries {
         .query::<ListCustomerTotals>()
         .query::<GetCustomerTotal>()
         .query::<ListEvents>()
+        .query::<ListNotifications>()
+        .query::<GetNotification>()
+        .query::<identity::ListUsers>()
+        .query::<identity::GetUser>()
+        .query::<identity::ListTenants>()
+        .query::<identity::GetTenant>()
+        .query::<workspaces::ListWorkspaces>()
+        .query::<workspaces::GetWorkspace>()
+        .query::<workspaces::ListWorkspaceMembers>()
+        .query::<identity::ListRegistrations>()
+        .query::<identity::GetRegistration>()
+        .query::<commerce::ListPayments>()
+        .query::<commerce::GetPayment>()
+        .query::<commerce::ListProducts>()
+        .query::<commerce::GetProduct>()
+        .query::<commerce::ListSalesDigests>()
+        .query::<commerce::GetSalesDigest>()
+        .query::<sagas::ListSagaInstances>()
+        .query::<sagas::GetSagaInstance>()
+        .query::<sagas::ListSagaSteps>()
+        .query::<sagas::GetSagaSteps>()
+        .query::<library::SearchCards>()
+        .query::<library::GetCard>()
+        .query::<library::ListLibraryActivity>()
+        .query::<library::GetLibraryActivity>()
+        .query::<library::ListRecommendations>()
+        .query::<library::GetRecommendation>()
+        .query::<library::ListOwnerStatistics>()
+        .query::<library::GetOwnerStatistic>()
+        .query::<library::ListProfiles>()
+        .query::<library::GetProfile>()
 }
 
 /// Paths of their own, besides `/views/<view>`.
-pub const ALIASES: [(&str, &str); 1] = [("/events/list", "event-log")];
+pub const ALIASES: [(&str, &str); 2] = [
+    ("/events/list", "event-log"),
+    ("/events/projections/users", "users"),
+];
 
 /// An order as it stands.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx::FromRow, schemars::JsonSchema)]
 pub struct Order {
     /// Its id.
     pub order_id: String,
@@ -46,7 +90,7 @@ pub struct Order {
 }
 
 /// Orders by id.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListOrders {
     /// Only this customer's.
@@ -80,7 +124,7 @@ impl Query for ListOrders {
 }
 
 /// One order.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GetOrder {
     /// Its id.
@@ -109,7 +153,9 @@ impl Query for GetOrder {
 }
 
 /// What there is of a product; available + reserved + shipped out = received.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, sqlx::FromRow)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, sqlx::FromRow, schemars::JsonSchema,
+)]
 pub struct Stock {
     /// Which product.
     pub product_id: String,
@@ -125,6 +171,12 @@ pub struct Stock {
     pub untracked: i64,
     /// How many reservations were refused.
     pub refusals: i64,
+    /// At how many it is low; 0 where it never is.
+    pub reorder_level: i64,
+    /// How often it ran low.
+    pub times_low: i64,
+    /// What is available is at the reorder level or below it.
+    pub low: bool,
     /// Time of its newest event.
     pub updated_at: DateTime<Utc>,
     /// Version of the aggregate that the row shows.
@@ -132,9 +184,20 @@ pub struct Stock {
 }
 
 /// Products by id.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ListStock {}
+pub struct ListStock {
+    /// Only products that are low.
+    pub low: Option<Low>,
+}
+
+/// The one value of a filter that is there or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+pub enum Low {
+    /// Those that are low.
+    #[serde(rename = "true")]
+    Only,
+}
 
 impl Query for ListStock {
     const VIEW: &'static str = "stock";
@@ -144,10 +207,12 @@ impl Query for ListStock {
     async fn run(&self, page: &Page, db: &mut PgConnection) -> Result<Self::Answer, QueryError> {
         let rows: Vec<Stock> = sqlx::query_as(
             "SELECT product_id, received, available, reserved, shipped_out, untracked, refusals,
-                    updated_at, version
-             FROM views.stock WHERE ($1 IS NULL OR product_id > $1) ORDER BY product_id LIMIT $2",
+                    reorder_level, times_low, low, updated_at, version
+             FROM views.stock WHERE ($1 IS NULL OR product_id > $1) AND (low OR NOT $2)
+             ORDER BY product_id LIMIT $3",
         )
         .bind(page.key::<String>("stock")?)
+        .bind(self.low.is_some())
         .bind(page.fetch_limit())
         .fetch_all(db)
         .await?;
@@ -156,7 +221,7 @@ impl Query for ListStock {
 }
 
 /// One product.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GetStock {
     /// Its id.
@@ -171,7 +236,7 @@ impl Query for GetStock {
     async fn run(&self, _: &Page, db: &mut PgConnection) -> Result<Stock, QueryError> {
         sqlx::query_as(
             "SELECT product_id, received, available, reserved, shipped_out, untracked, refusals,
-                    updated_at, version
+                    reorder_level, times_low, low, updated_at, version
              FROM views.stock WHERE product_id = $1",
         )
         .bind(&self.id)
@@ -185,7 +250,9 @@ impl Query for GetStock {
 }
 
 /// What a customer ordered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, sqlx::FromRow)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, sqlx::FromRow, schemars::JsonSchema,
+)]
 pub struct CustomerTotal {
     /// Who.
     pub customer_id: String,
@@ -196,7 +263,7 @@ pub struct CustomerTotal {
 }
 
 /// Customers by id.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListCustomerTotals {}
 
@@ -204,6 +271,7 @@ impl Query for ListCustomerTotals {
     const VIEW: &'static str = "customer-totals";
     const SHAPE: Shape = Shape::List;
     type Answer = Listed<CustomerTotal>;
+    const BY_POSITION: bool = true;
 
     async fn run(&self, page: &Page, db: &mut PgConnection) -> Result<Self::Answer, QueryError> {
         let rows: Vec<CustomerTotal> = sqlx::query_as(
@@ -219,7 +287,7 @@ impl Query for ListCustomerTotals {
 }
 
 /// One customer.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GetCustomerTotal {
     /// Who.
@@ -244,7 +312,7 @@ impl Query for GetCustomerTotal {
 }
 
 /// An event as the log shows it.
-#[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow, schemars::JsonSchema)]
 pub struct LoggedEvent {
     /// Its id.
     pub event_id: Uuid,
@@ -266,11 +334,12 @@ pub struct LoggedEvent {
     /// Id of the command.
     pub causation_id: Option<String>,
     /// The record.
+    #[schemars(with = "serde_json::Value")]
     pub data: Json<serde_json::Value>,
 }
 
 /// Events by time, oldest first.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListEvents {
     /// Only of this aggregate type.

@@ -72,7 +72,11 @@ impl Fold for Orders {
                 row.line_count += 1;
                 row.total_cents = row.total_cents.saturating_add(added.total_cents);
             }),
-            OrderEvent::OrderProductReserved(_) => change(row, at, None, |_| {}),
+            OrderEvent::OrderProductReserved(_)
+            | OrderEvent::OrderPaymentDue(_)
+            | OrderEvent::OrderPaymentRecorded(_)
+            | OrderEvent::OrderPaid(_)
+            | OrderEvent::OrderPaymentWithdrawn(_) => change(row, at, None, |_| {}),
             OrderEvent::OrderConfirmed(_) => change(row, at, Some("confirmed"), |_| {}),
             OrderEvent::OrderShipped(_) => change(row, at, Some("shipped"), |_| {}),
             OrderEvent::OrderDelivered(_) => change(row, at, Some("delivered"), |_| {}),

@@ -20,6 +20,10 @@ millrace::view_row! {
         untracked: i64,
         /// How many reservations were refused.
         refusals: i64,
+        /// At how many it is low; 0 where it never is.
+        reorder_level: i64,
+        /// How often it ran low.
+        times_low: i64,
         /// Time of its newest event.
         updated_at: DateTime<Utc>,
     }
@@ -47,6 +51,8 @@ impl Fold for Stock {
             shipped_out: 0,
             untracked: 0,
             refusals: 0,
+            reorder_level: 0,
+            times_low: 0,
             updated_at: event.metadata.occurred_at,
         });
         row.updated_at = event.metadata.occurred_at;
@@ -69,6 +75,11 @@ impl Fold for Stock {
                 add(&mut row.reserved, -shipped.quantity)?;
                 add(&mut row.shipped_out, shipped.quantity)
             }
+            StockEvent::StockReorderLevelSet(set) => {
+                row.reorder_level = set.level;
+                Ok(())
+            }
+            StockEvent::StockRanLow(_) => add(&mut row.times_low, 1),
         }
     }
 }
