@@ -173,7 +173,7 @@ kill_postgres() {
 # --- Kafka and the registry ---
 
 start_kafka() {
-    local home=$DIR/kafka jvm=(-Xmx512m)
+    local home=$DIR/kafka jvm=(-Xmx1g) # as the stock start script has it; the cleaner's buffer alone takes 128 MB
     # A test's broker lives for seconds: it is quicker there without the optimising compiler's start-up work. The bench wants all of it.
     if [[ $1 == free && ${MILLRACE_SERVERS:-} != full ]]; then jvm+=(-XX:+UseSerialGC -XX:TieredStopAtLevel=1); fi
     mkdir -p "$home"
@@ -224,7 +224,8 @@ start_servers() {
     prepare_databases
     running registry || start_registry
     if [[ -n $kafka ]]; then wait "$kafka" || die "Kafka did not start"; fi
-    until_answers Kafka 60 "$DIR/run/kafka.pid" "$DIR/logs/kafka.log" kafka_answers "$KAFKA_PORT"
+    # After a kill it looks through every partition first: a minute and more for a thousand of them on a slow disk.
+    until_answers Kafka 240 "$DIR/run/kafka.pid" "$DIR/logs/kafka.log" kafka_answers "$KAFKA_PORT"
     until_answers "the schema registry" 60 "$DIR/run/registry.pid" "$DIR/logs/registry.log" registry_answers
     write_env
     say "Kafka 127.0.0.1:$KAFKA_PORT, schema registry 127.0.0.1:$REGISTRY_PORT, Postgres 127.0.0.1:$POSTGRES_PORT answer ($((SECONDS - begun)) s)"

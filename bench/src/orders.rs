@@ -71,6 +71,7 @@ pub(crate) fn event(step: usize, customer: usize, at: DateTime<Utc>) -> OrderEve
         2 => OrderShipped {
             tracking_code: Some("JD0146000031".to_owned()),
             products: Vec::new(),
+            customer_id: String::new(),
         }
         .into(),
         _ => OrderDelivered::default().into(),

@@ -15,6 +15,8 @@ mod parked;
 mod roles;
 mod schemas;
 mod send;
+#[cfg(test)]
+mod settings;
 mod stats;
 mod status;
 mod tail;

@@ -5,22 +5,28 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::Router;
 use millrace::command::WriteConfig;
 use millrace::command::inbox::InboxOptions;
-use millrace::config::{JournalConfig, KafkaConfig, RegistryConfig, ViewsConfig};
+use millrace::config::{Chosen, JournalConfig, KafkaConfig, RegistryConfig, ViewsConfig};
 use millrace::effect::EffectOptions;
+use millrace::http::api::{Api, Operation};
 use millrace::http::forward;
 use millrace::http::health::Health;
+use millrace::http::openapi::About;
 use millrace::http::server::{Routes, serve};
 use millrace::processor::ProcessorOptions;
 use millrace::projection::sink::SinkOptions;
 use millrace::relay::RelayConfig;
+use millrace::replay::{self, Replays};
 use processors::ProcessorsConfig;
 use processors::effects::EffectSettings;
 use producer::ProducerConfig;
+use producer::aggregates::identity::registration::RegistrationOptions;
 use producer::aggregates::order::OrderOptions;
+use producer::aggregates::order_saga::SagaOptions;
+use producer::aggregates::payment::PaymentOptions;
 use projections::ProjectionsConfig;
+use sqlx::postgres::PgPoolOptions;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinHandle, JoinSet};
@@ -28,14 +34,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::stats;
 
-/// Paths that the projections serve; a producer alone passes them on.
-fn reads() -> Vec<&'static str> {
-    let aliases = projections::queries::ALIASES.iter().map(|(path, _)| *path);
-    millrace::http::reads::PATHS
-        .into_iter()
-        .chain(aliases)
-        .chain([stats::PATH])
-        .collect()
+/// What the OpenAPI document of every role says of itself.
+const ABOUT: About = About {
+    title: "Millrace",
+    version: env!("CARGO_PKG_VERSION"),
+    says: "The routes that this process serves. Errors are problem details (RFC 9457).",
+};
+
+/// What the projections serve; a producer alone passes it on.
+fn reads() -> Vec<Operation> {
+    let mut all = projections::operations();
+    all.push(stats::operation());
+    all.extend(replay::http::operations());
+    all
 }
 
 /// Where a process listens and how it ends.
@@ -71,6 +82,12 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     orders: OrderOptions,
     #[command(flatten)]
+    registrations: RegistrationOptions,
+    #[command(flatten)]
+    payments: PaymentOptions,
+    #[command(flatten)]
+    sagas: SagaOptions,
+    #[command(flatten)]
     processors: ProcessorOptions,
     #[command(flatten)]
     effect_options: EffectOptions,
@@ -78,6 +95,8 @@ pub(crate) struct UpArgs {
     effects: EffectSettings,
     #[command(flatten)]
     sink: SinkOptions,
+    #[command(flatten)]
+    chosen: Chosen,
 }
 
 /// Runs the producer alone: commands and the relay.
@@ -113,7 +132,7 @@ pub(crate) struct ProjectionsArgs {
 /// What runs in this process.
 #[derive(Default)]
 struct Running {
-    router: Router,
+    api: Api,
     roles: Vec<(&'static str, JoinHandle<anyhow::Result<()>>)>,
 }
 
@@ -125,7 +144,7 @@ impl Running {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
         if let Some(started) = producer::start(config, health, shutdown.clone()).await? {
-            self.router = std::mem::take(&mut self.router).merge(started.router);
+            self.api = std::mem::take(&mut self.api).merge(started.api);
             let done = tokio::spawn(async move { Ok(started.done.await??) });
             self.roles.push(("producer", done));
         }
@@ -139,7 +158,7 @@ impl Running {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
         if let Some(started) = processors::start(config, health, shutdown.clone()).await? {
-            self.router = std::mem::take(&mut self.router).merge(started.router);
+            self.api = std::mem::take(&mut self.api).merge(started.api);
             let done = tokio::spawn(async move { Ok(started.done.await??) });
             self.roles.push(("processors", done));
         }
@@ -152,15 +171,32 @@ impl Running {
         health: &Health,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let stats = stats::router(config.kafka.clone(), &config.views)?;
+        let stats = stats::api(config.kafka.clone(), &config.views)?;
+        let replays = replays(config.kafka.clone(), &config.views)?;
         if let Some(started) = projections::start(config, health, shutdown.clone()).await? {
-            let router = std::mem::take(&mut self.router).merge(started.router);
-            self.router = router.merge(stats);
+            let api = std::mem::take(&mut self.api).merge(started.api);
+            self.api = api.merge(stats).merge(replay::http::api(replays.clone()));
+            tokio::spawn(replays.run(shutdown.clone()));
             let done = tokio::spawn(async move { Ok(started.done.await??) });
             self.roles.push(("projections", done));
         }
         Ok(())
     }
+}
+
+/// Replays over all views, processors and effects.
+fn replays(kafka: KafkaConfig, views: &ViewsConfig) -> anyhow::Result<Replays> {
+    let pool = PgPoolOptions::new()
+        .max_connections(2)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_lazy(views.views_database_url.expose())?;
+    let topology = processors::topology();
+    Ok(Replays::new(
+        kafka,
+        pool,
+        topology.handlers(),
+        schemas::all(),
+    ))
 }
 
 /// `millrace up`.
@@ -173,6 +209,10 @@ pub(crate) async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
         inbox: args.inbox,
         relay: args.relay,
         orders: args.orders,
+        registrations: args.registrations,
+        payments: args.payments,
+        sagas: args.sagas,
+        chosen: args.chosen.clone(),
     };
     let processors = ProcessorsConfig {
         kafka: args.kafka.clone(),
@@ -182,6 +222,7 @@ pub(crate) async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
         views: args.views.clone(),
         effect_options: args.effect_options,
         effects: args.effects,
+        chosen: args.chosen.clone(),
     };
     let projections = ProjectionsConfig {
         kafka: args.kafka,
@@ -189,7 +230,10 @@ pub(crate) async fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
         journal: args.journal,
         views: args.views,
         sink: args.sink,
+        chosen: args.chosen,
     };
+    // A setting that is missing is said at once, not after the servers have been waited for.
+    processors::effects::effects(&processors.effects)?;
     run(args.serve, async |health, shutdown| {
         let mut running = Running::default();
         running.producer(producer, health, shutdown).await?;
@@ -206,7 +250,7 @@ pub(crate) async fn producer(args: ProducerArgs) -> anyhow::Result<ExitCode> {
         let mut running = Running::default();
         running.producer(args.producer, health, shutdown).await?;
         if let Some(url) = &args.projections_url {
-            running.router = running.router.merge(forward::router(url, &reads())?);
+            running.api = running.api.merge(forward::api(url, reads())?);
         }
         Ok(running)
     })
@@ -252,14 +296,14 @@ async fn run(
     let shutdown = CancellationToken::new();
     tokio::spawn(watch_signals(shutdown.clone())?);
     let health = Health::default();
-    let routes = Routes::default();
+    let routes = Routes::new(&health);
     let server = tokio::spawn({
         let (health, routes, shutdown) = (health.clone(), routes.clone(), shutdown.clone());
         async move { serve(listener, &health, routes, shutdown).await }
     });
     tracing::info!(listen = %args.listen, "listening");
     let running = start(&health, &shutdown).await?;
-    routes.open(running.router);
+    routes.open(running.api, &ABOUT);
     let mut roles = JoinSet::new();
     for (name, done) in running.roles {
         roles.spawn(async move { done.await?.with_context(|| format!("the {name} stopped")) });

@@ -3,18 +3,28 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
+use axum::http::StatusCode;
 use millrace::config::{KafkaConfig, ViewsConfig};
+use millrace::http::api::{Api, Operation, Shape};
 use millrace::http::problem::Problem;
 use millrace::stats::{HandlerStats, collect};
+use schemars::JsonSchema;
 use serde::Serialize;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
-/// The path, for a process that passes it on.
-pub(crate) const PATH: &str = "/events/stats";
+/// What is served, for a process that passes it on.
+pub(crate) fn operation() -> Operation {
+    let summary =
+        "How many events there are, how many every handler has handled, and which are left";
+    Operation::get("/events/stats", "events", summary).answers(
+        StatusCode::OK,
+        "All events and all handlers.",
+        Shape::of::<Stats>(),
+    )
+}
 
 #[derive(Clone)]
 struct Asked {
@@ -23,7 +33,7 @@ struct Asked {
 }
 
 /// All events and all handlers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Stats {
     /// Events in the view `event_log`.
     total: i64,
@@ -37,13 +47,13 @@ struct Stats {
 }
 
 /// The route; its session with the views' database is opened with the first request.
-pub(crate) fn router(kafka: KafkaConfig, views: &ViewsConfig) -> anyhow::Result<Router> {
+pub(crate) fn api(kafka: KafkaConfig, views: &ViewsConfig) -> anyhow::Result<Api> {
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .acquire_timeout(Duration::from_secs(5))
         .connect_lazy(views.views_database_url.expose())?;
     let asked = Asked { kafka, pool };
-    Ok(Router::new().route(PATH, get(answer)).with_state(asked))
+    Ok(Api::new().route(operation(), answer).with_state(asked))
 }
 
 async fn answer(State(asked): State<Asked>) -> Result<Json<Stats>, Problem> {

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use millrace::codec::CodecError;
 use millrace::config::{KafkaConfig, RegistryConfig};
-use millrace::log::client;
+use millrace::log::contact::{self, Contact};
 use millrace::registry::Registry;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -118,14 +118,14 @@ struct Reader {
 
 impl Reader {
     fn run(self, records: &mpsc::Sender<anyhow::Result<OwnedMessage>>) -> anyhow::Result<()> {
-        let consumer: BaseConsumer = client::reader(&self.config, "tail").create()?;
+        let consumer = contact::reader(&self.config, "tail")?;
         let start = self.start(&consumer)?;
         consumer.assign(&start)?;
         let mut open: HashSet<i32> = start.elements().iter().map(|one| one.partition()).collect();
         while !(self.to_end && open.is_empty()) {
             match consumer.poll(Duration::from_millis(200)) {
                 None if records.is_closed() => return Ok(()),
-                None => {}
+                None => consumer.context().check()?,
                 // The printer went away: nobody wants more.
                 Some(Ok(message)) if records.blocking_send(Ok(message.detach())).is_err() => {
                     return Ok(());
@@ -144,7 +144,7 @@ impl Reader {
         Ok(())
     }
 
-    fn start(&self, consumer: &BaseConsumer) -> anyhow::Result<TopicPartitionList> {
+    fn start(&self, consumer: &BaseConsumer<Contact>) -> anyhow::Result<TopicPartitionList> {
         let topic = &self.topic;
         let asked = || format!("kafka at {}", self.config.kafka_bootstrap);
         let metadata = consumer
@@ -177,7 +177,7 @@ impl Reader {
     /// The first record at or after a time; none where all are older.
     fn offset_at(
         &self,
-        consumer: &BaseConsumer,
+        consumer: &BaseConsumer<Contact>,
         partition: i32,
         time: DateTime<Utc>,
     ) -> Result<Option<i64>, KafkaError> {
