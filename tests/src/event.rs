@@ -10,17 +10,23 @@ use uuid::Uuid;
 
 /// Reads and writes these records of one aggregate under ids that count up from the first.
 pub fn codec(aggregate: &'static str, schemas: &[&RecordSchema], first_id: u32) -> Result<Codec> {
+    let of_it: Vec<_> = schemas.iter().map(|schema| (aggregate, *schema)).collect();
+    codec_of(&of_it, first_id)
+}
+
+/// The same for records of several aggregates or contexts.
+pub fn codec_of(schemas: &[(&'static str, &RecordSchema)], first_id: u32) -> Result<Codec> {
     let mut writers = HashMap::new();
-    for (schema, schema_id) in schemas.iter().zip(first_id..) {
+    for ((aggregate, schema), schema_id) in schemas.iter().zip(first_id..) {
         let writer = Writer {
             schema_id,
             version: schema.version,
             schema: Schema::parse_str(schema.json)?,
         };
-        writers.insert((aggregate, schema.record), writer);
+        writers.insert((*aggregate, schema.record), writer);
     }
     let codec = Codec::new(writers);
-    for (schema, schema_id) in schemas.iter().zip(first_id..) {
+    for ((_, schema), schema_id) in schemas.iter().zip(first_id..) {
         codec.add_reader(schema_id, schema.json)?;
     }
     Ok(codec)

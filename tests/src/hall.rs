@@ -23,6 +23,20 @@ millrace::commands! {
     }
 }
 
+millrace::integration_events! {
+    /// What the venue tells others.
+    pub enum VenuePublished for "venue" in "venue" {
+        SeatTaken [1],
+    }
+}
+
+/// Somebody of rank took a seat.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SeatTaken {
+    /// Who.
+    pub guest: String,
+}
+
 /// A seat was taken.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HallSeatReserved {

@@ -11,7 +11,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::{env, fmt, fs};
+use std::time::Duration;
+use std::{env, fmt, fs, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 use sqlx::{Connection, Executor, PgConnection};
@@ -194,6 +195,24 @@ impl Servers {
     /// When a server does not come back; the error holds the end of what `./dev` printed.
     pub fn restart(&self) -> Result<()> {
         self.order("start")
+    }
+
+    /// Lets the broker stand still for that long, as a long pause of its machine does. Blocks.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn stand_still(&self, time: Duration) -> Result<()> {
+        let pid = fs::read_to_string(self.dir.join("run/kafka.pid"))?;
+        let signal = |name: &str| -> Result<()> {
+            let sent = Command::new("kill")
+                .args(["-s", name, pid.trim()])
+                .status()?;
+            ensure!(sent.success(), "the broker was not sent {name}");
+            Ok(())
+        };
+        signal("STOP")?;
+        thread::sleep(time);
+        signal("CONT")
     }
 
     fn order(&self, order: &str) -> Result<()> {

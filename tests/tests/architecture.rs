@@ -104,3 +104,66 @@ fn nothing_produces_but_the_relay_the_inbox_processors_and_effects() -> Result<(
     }
     Ok(())
 }
+
+#[test]
+fn what_is_valid_by_position_reads_its_own_view_and_no_clock() -> Result<()> {
+    let mut seen = 0;
+    for path in files(&root().join("projections/src"))? {
+        let text = fs::read_to_string(&path)?;
+        for query in text.split("impl Query for ").skip(1) {
+            let query = query.split("\n}\n").next().unwrap_or_default();
+            if !query.contains("const BY_POSITION: bool = true;") {
+                continue;
+            }
+            seen += 1;
+            let place = format!("{}: {}", path.display(), &query[..query.len().min(40)]);
+            let view = query
+                .split("const VIEW: &'static str = \"")
+                .nth(1)
+                .and_then(|rest| rest.split('"').next())
+                .unwrap_or_else(|| panic!("{place} names no view"));
+            let own = format!("views.{}", view.replace('-', "_"));
+            let read: Vec<&str> = query
+                .match_indices("views.")
+                .map(|(at, _)| &query[at..])
+                .collect();
+            // A statement that stands elsewhere would not be seen here.
+            assert!(!read.is_empty(), "{place} has its statement elsewhere");
+            assert!(read.iter().all(|read| read.starts_with(&own)), "{place}");
+            let migration = format!("projections/migrations/{}.sql", view.replace('-', "_"));
+            let sql = fs::read_to_string(root().join(migration))?;
+            for clock in ["now()", "current_", "clock_timestamp", "random()"] {
+                assert!(!query.contains(clock), "{place}: {clock}");
+                assert!(!sql.contains(clock), "{view}: {clock}");
+            }
+        }
+    }
+    assert!(seen >= 3, "{seen} queries are valid by position");
+    Ok(())
+}
+
+#[test]
+fn a_route_is_mounted_with_its_operation_and_nowhere_else() -> Result<()> {
+    for folder in [
+        "millrace/src",
+        "producer/src",
+        "processors/src",
+        "projections/src",
+        "cli/src",
+    ] {
+        for path in files(&root().join(folder))? {
+            // The in-house gateway is an outside: it listens on a port of its own.
+            let may = ["http/api.rs", "http/server.rs", "gateway/in_house.rs"];
+            if may.iter().any(|name| path.ends_with(name)) {
+                continue;
+            }
+            let text = fs::read_to_string(&path)?;
+            for word in ["axum::routing", "Router::new", "axum::Router"] {
+                assert!(!text.contains(word), "{} says {word}", path.display());
+            }
+        }
+    }
+    let server = fs::read_to_string(root().join("millrace/src/http/server.rs"))?;
+    assert!(!server.contains("axum::routing") && !server.contains("Router::new"));
+    Ok(())
+}

@@ -4,12 +4,19 @@
     reason = "a test that unwraps fails with the place"
 )]
 
+mod again;
 mod architecture;
+mod caching;
 mod commands;
+mod commerce;
 mod crash;
 mod effects;
 mod flow;
+mod guides;
+mod identity;
 mod inbox;
+mod library;
+mod notifications;
 mod operate;
 mod overhead;
 mod processors;
@@ -18,6 +25,8 @@ mod rebuild;
 mod relay;
 mod servers;
 mod sink;
+mod site;
 mod stage;
 mod timers;
+mod tour;
 mod views;

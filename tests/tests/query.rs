@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use millrace::config::{Secret, ViewsConfig};
-use millrace::http::health::Health;
-use millrace::http::{reads, server};
+use millrace::http::reads;
 use millrace::projection::sql::PgConnection;
 use millrace::projection::{Request, builds, ops};
 use millrace::query::{Listed, Page, Queries, Query, QueryBus, QueryError, Shape};
@@ -13,17 +12,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::Connection;
 use tests::servers::Servers;
-use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::site::Site;
 use crate::stage::{POISON, Stage};
 
-#[derive(Serialize, sqlx::FromRow)]
+#[derive(Serialize, sqlx::FromRow, schemars::JsonSchema)]
 struct Row {
     hall: String,
     seats: i64,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListSeats {
     hall: Option<String>,
@@ -48,7 +47,7 @@ impl Query for ListSeats {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct GetSeats {
     id: String,
@@ -71,27 +70,10 @@ impl Query for GetSeats {
     }
 }
 
-struct Site {
-    url: String,
-    _stop: DropGuard,
-}
-
 async fn site(views: &ViewsConfig, stage: Option<&Stage>) -> Result<Site> {
     let queries = Queries::new().query::<ListSeats>().query::<GetSeats>();
     let bus = QueryBus::open(views, queries, stage.map(|stage| &stage.projector))?;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}", listener.local_addr()?);
-    let stop = CancellationToken::new();
-    let routes = server::Routes::default();
-    routes.open(reads::routes(bus, &[("/halls/list", "seats")]));
-    let shutdown = stop.clone();
-    tokio::spawn(
-        async move { server::serve(listener, &Health::default(), routes, shutdown).await },
-    );
-    Ok(Site {
-        url,
-        _stop: stop.drop_guard(),
-    })
+    Site::serve(reads::api(bus, &[("/halls/list", "seats")])).await
 }
 
 impl Site {
@@ -275,21 +257,9 @@ async fn every_query_of_the_reference_system_runs_with_every_filter() -> Result<
     )
     .execute(&mut conn)
     .await?;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}", listener.local_addr()?);
-    let stop = CancellationToken::new();
-    let routes = server::Routes::default();
     let queries = projections::queries::queries();
     let bus = QueryBus::open(&views, queries, &projections::projections())?;
-    routes.open(reads::routes(bus, &projections::queries::ALIASES));
-    let shutdown = stop.clone();
-    tokio::spawn(
-        async move { server::serve(listener, &Health::default(), routes, shutdown).await },
-    );
-    let site = Site {
-        url,
-        _stop: stop.drop_guard(),
-    };
+    let site = Site::serve(reads::api(bus, &projections::queries::ALIASES)).await?;
     for path in [
         "/views/orders?customer_id=c&status=placed",
         "/views/customer-totals",

@@ -12,13 +12,13 @@ mod flow;
 mod fold;
 mod kills;
 mod load;
-mod oracle;
+pub(crate) mod oracle;
 mod outside;
 mod plan;
 mod points;
 mod run;
 mod slow;
-mod verdict;
+pub(crate) mod verdict;
 
 use anyhow::Result;
 

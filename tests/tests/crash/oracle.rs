@@ -1,9 +1,10 @@
 //! Judges journal, topic and views with SQL, a Kafka client and an Avro decoder of its own; nothing of Millrace is called.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message as _, OwnedHeaders};
@@ -37,8 +38,8 @@ pub(super) const GROUPS: [(&str, &str); 4] = [
 
 /// An event as the journal has it, in the journal's order.
 #[derive(Debug, Clone, sqlx::FromRow)]
-pub(super) struct Event {
-    pub(super) aggregate_type: String,
+pub(crate) struct Event {
+    pub(crate) aggregate_type: String,
     pub(super) aggregate_id: String,
     pub(super) sequence: i64,
     pub(super) event_id: Uuid,
@@ -49,8 +50,8 @@ pub(super) struct Event {
 }
 
 /// A record of an event topic.
-pub(super) struct Record {
-    pub(super) topic: &'static str,
+pub(crate) struct Record {
+    pub(crate) topic: String,
     pub(super) partition: i32,
     pub(super) offset: i64,
     pub(super) key: String,
@@ -60,7 +61,7 @@ pub(super) struct Record {
     pub(super) headers: OwnedHeaders,
 }
 
-pub(super) struct Oracle {
+pub(crate) struct Oracle {
     pub(super) journal: PgPool,
     pub(super) views: PgPool,
     pub(super) kafka: String,
@@ -68,7 +69,7 @@ pub(super) struct Oracle {
 }
 
 impl Oracle {
-    pub(super) fn new(servers: &tests::servers::Servers) -> Result<Self> {
+    pub(crate) fn new(servers: &tests::servers::Servers) -> Result<Self> {
         // Lazy: Postgres is killed and restarted beside it.
         let pool = || PgPoolOptions::new().max_connections(2);
         Ok(Self {
@@ -106,12 +107,22 @@ impl Oracle {
         }
         consumer.assign(&assignment)?;
         let (mut open, mut taken) = (partitions, Vec::new());
+        let mut lasts: HashMap<i32, i64> = HashMap::new();
         while open > 0 {
             match consumer
                 .poll(wait)
                 .context("the topic's end was not reached in 30 s")?
             {
-                Ok(message) => taken.push(take(&message)?),
+                Ok(message) => {
+                    // A client that delivers a record again would pass for a relay that published it twice.
+                    let last = lasts.insert(message.partition(), message.offset());
+                    let (partition, offset) = (message.partition(), message.offset());
+                    ensure!(
+                        last < Some(offset),
+                        "{topic}/{partition}: offset {offset} was delivered behind {last:?}"
+                    );
+                    taken.push(take(&message)?);
+                }
                 Err(KafkaError::PartitionEOF(_)) => open -= 1,
                 Err(error) => return Err(error.into()),
             }
@@ -126,11 +137,12 @@ impl Oracle {
         Ok(records)
     }
 
-    fn events(&self, topic: &'static str) -> Result<Vec<Record>> {
+    /// The records of an event topic.
+    pub(crate) fn events(&self, topic: &str) -> Result<Vec<Record>> {
         self.read(topic, |message| {
             let headers = message.headers().context("a record without headers")?;
             Ok(Record {
-                topic,
+                topic: topic.to_owned(),
                 partition: message.partition(),
                 offset: message.offset(),
                 key: String::from_utf8(message.key().context("no key")?.to_vec())?,
@@ -142,7 +154,7 @@ impl Oracle {
         })
     }
 
-    pub(super) async fn journal(&self) -> Result<Vec<Event>> {
+    pub(crate) async fn journal(&self) -> Result<Vec<Event>> {
         Ok(sqlx::query_as(
             "SELECT e.aggregate_type, e.aggregate_id, e.sequence, e.event_id, e.event_type, e.schema_id, e.payload, e.occurred_at
              FROM millrace.events AS e ORDER BY e.generation, e.xid, e.position",

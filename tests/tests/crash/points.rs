@@ -71,15 +71,15 @@ pub(super) fn in_source() -> Result<Vec<String>> {
 pub(super) const NOT_YET: [(&str, &str); 3] = [
     (
         "effect.after-answer",
-        "no effect of the reference system asks by key; tests::effects provokes it",
+        "no effect that runs here asks by key; tests::effects provokes it",
     ),
     (
         "effect.after-answer-recorded",
-        "no effect of the reference system asks by key; tests::effects provokes it",
+        "no effect that runs here asks by key; tests::effects provokes it",
     ),
     (
         "effect.after-settled",
-        "no effect of the reference system returns a command; tests::effects provokes it",
+        "no effect that runs here returns a command; tests::effects provokes it",
     ),
 ];
 

@@ -15,10 +15,10 @@ const SHOWN: usize = 5;
 
 /// What is wrong, a sentence each.
 #[derive(Default)]
-pub(super) struct Findings(BTreeMap<&'static str, Vec<String>>);
+pub(crate) struct Findings(BTreeMap<&'static str, Vec<String>>);
 
 impl Findings {
-    pub(super) fn add(&mut self, check: &'static str, finding: String) {
+    pub(crate) fn add(&mut self, check: &'static str, finding: String) {
         self.0.entry(check).or_default().push(finding);
     }
 
@@ -28,7 +28,7 @@ impl Findings {
         }
     }
 
-    pub(super) fn verdict(&self) -> Result<()> {
+    pub(crate) fn verdict(&self) -> Result<()> {
         if self.0.is_empty() {
             return Ok(());
         }
@@ -44,7 +44,7 @@ impl Findings {
 }
 
 /// Check 1: the same events, none twice, the bytes unchanged.
-pub(super) fn topic_equals_journal(
+pub(crate) fn topic_equals_journal(
     journal: &[Event],
     topic: &[Record],
     planted: &[Uuid],
@@ -104,7 +104,7 @@ pub(super) fn topic_equals_journal(
 }
 
 /// Check 2: each aggregate's sequence is 1, 2, 3 in the topic's order, and in the journal's.
-pub(super) fn sequences(
+pub(crate) fn sequences(
     journal: &[Event],
     topic: &[Record],
     planted: &[Uuid],

@@ -11,11 +11,9 @@ use futures::future::try_join_all;
 use millrace::position::partition_of;
 use receiver::Receiver;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{Connection, PgConnection};
 
-use crate::operate::world::{LONG, Process, World};
-
-const PARTITIONS: i32 = 12;
+use crate::operate::world::{LONG, PARTITIONS, Process, World};
 
 /// A system that runs, and whoever it tells of confirmed orders.
 struct Shop {
@@ -63,16 +61,6 @@ impl Shop {
                           "coordination": coordination});
         self.command(&format!("order/{order}"), "PlaceOrder", data)
             .await
-    }
-
-    async fn journal<T>(&self, sql: &str) -> Result<T>
-    where
-        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
-    {
-        let mut journal = PgConnection::connect(self.world.servers.database_url()).await?;
-        Ok(sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
-            .fetch_one(&mut journal)
-            .await?)
     }
 
     /// Waits until this many orders were posted at least once.
@@ -177,7 +165,7 @@ async fn of_two_hundred_racing_orders_for_fifty_items_fifty_get_one_and_a_replay
 async fn a_reset_changes_nothing(shop: &Shop) -> Result<()> {
     const BEFORE: &str =
         "SELECT count(*) FROM millrace.events WHERE aggregate_id NOT LIKE 'fence%'";
-    let before: i64 = shop.journal(BEFORE).await?;
+    let before: i64 = shop.world.journal(BEFORE).await?;
     for (group, topic) in [
         ("millrace.processor.order-stock", "order.events"),
         ("millrace.processor.stock-order", "stock.events"),
@@ -199,7 +187,7 @@ async fn a_reset_changes_nothing(shop: &Shop) -> Result<()> {
     }
     let repeated: Vec<_> = told.iter().filter(|(_, keys)| keys.len() != 1).collect();
     assert!(repeated.is_empty(), "posted more than once: {repeated:?}");
-    assert_eq!(shop.journal::<i64>(BEFORE).await?, before);
+    assert_eq!(shop.world.journal::<i64>(BEFORE).await?, before);
     stock_becomes(shop, "last", [50, 10, 20, 20, 150]).await?;
     up.stop().await
 }
@@ -217,7 +205,7 @@ async fn an_order_that_nobody_confirms_in_time_is_cancelled_and_one_that_was_is_
     world.until_number(&status_is("confirmed"), 1).await?;
     let pending =
         "SELECT string_agg(aggregate_id, ' ') FROM millrace.timers WHERE state = 'pending'";
-    let waiting: Option<String> = shop.journal(pending).await?;
+    let waiting: Option<String> = shop.world.journal(pending).await?;
     assert_eq!(waiting.as_deref(), Some("waits"));
 
     // A day goes by.

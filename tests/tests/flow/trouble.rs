@@ -11,8 +11,8 @@ use tests::event;
 use tests::wait::eventually;
 use uuid::Uuid;
 
-use super::{PARTITIONS, Shop, id_in, status_is};
-use crate::operate::world::Process;
+use super::{Shop, id_in, status_is};
+use crate::operate::world::{PARTITIONS, Process};
 
 /// What is no value of any schema, in the framing of one that nobody knows.
 const POISON: &[u8] = b"\0\0\0\x27\x0fno event";
@@ -99,7 +99,8 @@ async fn a_poison_record_holds_back_its_key_only_until_an_operator_gives_it_up()
     let confirmed = "SELECT count(*) FROM millrace.events
         WHERE aggregate_id = 'sour' AND event_type = 'OrderConfirmed'";
     eventually("the order behind it is confirmed", || async {
-        shop.journal::<i64>(confirmed)
+        shop.world
+            .journal::<i64>(confirmed)
             .await
             .is_ok_and(|count| count == 1)
     })

@@ -9,7 +9,7 @@ use reqwest::Response;
 use serde_json::{Value, json};
 use tests::servers::Server;
 
-use super::world::{LONG, World};
+use super::world::{LONG, PARTITIONS, World};
 
 /// `status` and its helpers give every server five seconds; the rest is a busy machine's.
 const STATUS_MAX: Duration = Duration::from_secs(25);
@@ -39,7 +39,7 @@ fn order() -> String {
 }
 
 /// Places an order that must be accepted at once.
-async fn place(world: &World, id: &str) -> Result<()> {
+pub(super) async fn place(world: &World, id: &str) -> Result<()> {
     let answer = post(world, &format!("order/{id}"), &[], order()).await?;
     let status = answer.status();
     ensure!(status == 201, "{id}: {status} {}", answer.text().await?);
@@ -102,7 +102,7 @@ async fn foreign_records_are_parked_and_skipped(world: &World) -> Result<()> {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", world.servers.kafka())
         .create()?;
-    for partition in 0..12 {
+    for partition in 0..PARTITIONS {
         let payload: &[u8] = match partition % 2 {
             0 => b"this is no avro",
             _ => &[0, 0x7f, 0xff, 0xff, 0xff, 2, 4],
@@ -114,7 +114,9 @@ async fn foreign_records_are_parked_and_skipped(world: &World) -> Result<()> {
         producer.send(record).map_err(|(error, _)| error)?;
     }
     producer.flush(Duration::from_secs(10))?;
-    world.until_number(PARKED, 3 * 12).await?;
+    world
+        .until_number(PARKED, 3 * i64::from(PARTITIONS))
+        .await?;
     place(world, "second").await?;
     world.until_number(ORDERS, 2).await?;
 
@@ -128,7 +130,7 @@ async fn foreign_records_are_parked_and_skipped(world: &World) -> Result<()> {
             .lines()
             .map(serde_json::from_str)
             .collect::<Result<_, _>>()?;
-        assert_eq!(parked.len(), 12, "{listed}");
+        assert_eq!(parked.len(), PARTITIONS as usize, "{listed}");
         for one in parked {
             let id = one["aggregate_id"].as_str().context("no id")?;
             // The way is the same for each: one is looked at and tried again before it is skipped.

@@ -15,7 +15,11 @@ struct Scrape(String);
 
 impl Scrape {
     async fn of(world: &World) -> Result<Self> {
-        let answer = reqwest::get(format!("{}/metrics", world.url)).await?;
+        Self::at(&world.producer_at).await
+    }
+
+    async fn at(address: &str) -> Result<Self> {
+        let answer = reqwest::get(format!("http://{address}/metrics")).await?;
         ensure!(answer.status().is_success(), "{}", answer.status());
         Ok(Self(answer.text().await?))
     }
@@ -174,12 +178,67 @@ async fn counters_are_what_was_sent_and_a_paused_view_says_so() -> Result<()> {
     let store = scrape.sum("millrace_journal_store_bytes", &["table=\"events_order\""]);
     assert!(store.unwrap() > 0.0);
 
+    // By handler and type of event: every event of these orders is OrderPlaced, and none failed.
+    let by_type = |metric: &str, kind: &str, handler: &str, event: &str| {
+        let labels = [("kind", kind), ("handler", handler), ("event", event)];
+        let labels = labels.map(|(name, value)| format!("{name}=\"{value}\""));
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+        scrape.sum(&format!("millrace_handler_{metric}"), &labels)
+    };
+    for (kind, handler) in [
+        ("view", "orders"),
+        ("view", "event-log"),
+        ("processor", "order-stock"),
+    ] {
+        let figure = |metric: &str, event: &str| by_type(metric, kind, handler, event);
+        assert_eq!(figure("events_total", "order.placed"), Some(published));
+        assert_eq!(figure("errors_total", "order.placed"), Some(0.0));
+        assert_eq!(
+            figure("latency_seconds_count", "order.placed"),
+            Some(published)
+        );
+        assert!(figure("latency_seconds_sum", "order.placed").unwrap() > 0.0);
+        // Known from the schemas, so that the first one is an increase.
+        assert_eq!(figure("events_total", "order.cancelled"), Some(0.0));
+        assert_eq!(figure("events_total", "unknown"), Some(0.0));
+    }
+    assert_eq!(
+        by_type("errors_total", "effect", "order-webhook", "order.confirmed"),
+        Some(0.0)
+    );
+    assert_eq!(scrape.sum("millrace_handler_errors_total", &[]), Some(0.0));
+    let conflicts = ["aggregate=\"order\""];
+    assert_eq!(
+        scrape.sum("millrace_journal_conflicts_total", &conflicts),
+        Some(0.0)
+    );
+
+    for path in [
+        "orders/once",
+        "orders?limit=5",
+        "orders/nobody",
+        "orders?nothing=1",
+    ] {
+        reqwest::get(format!("{}/views/{path}", world.url)).await?;
+    }
+    let asked = (
+        "millrace_query_duration_seconds_count",
+        ["view=\"orders\""].as_slice(),
+    );
+    let scrape = until(&world, asked, |found| found == Some(4.0)).await?;
+    let queries = |labels: &[&str]| scrape.sum(asked.0, labels);
+    assert_eq!(queries(&["shape=\"one\"", "outcome=\"ok\""]), Some(1.0));
+    assert_eq!(queries(&["shape=\"list\"", "outcome=\"ok\""]), Some(1.0));
+    assert_eq!(queries(&["outcome=\"refused\""]), Some(2.0));
+    assert_eq!(queries(&["outcome=\"failure\""]), None);
+
     world.done(&["pause", "orders"])?;
     let paused = ("millrace_view_paused", ["view=\"orders\""].as_slice());
     let scrape = until(&world, paused, |found| found == Some(1.0)).await?;
     assert_eq!(scrape.sum("millrace_view_paused", &[]), Some(1.0));
-    // Who has left the group says nothing about its lag; the others still do.
-    assert_eq!(scrape.sum("millrace_consumer_lag_records", &[ORDERS]), None);
+    // Who has left the group, which is soon after, says nothing about its lag; the others still do.
+    let lag = ("millrace_consumer_lag_records", [ORDERS].as_slice());
+    let scrape = until(&world, lag, |found| found.is_none()).await?;
     assert_eq!(scrape.sum("millrace_consumer_lag_records", &[]), Some(0.0));
 
     // One order that the processors act on: two commands by Kafka, and a timer that ends without having fired.
@@ -191,6 +250,29 @@ async fn counters_are_what_was_sent_and_a_paused_view_says_so() -> Result<()> {
     let emitted = ("millrace_processor_commands_total", processor.as_slice());
     until(&world, emitted, |found| found >= Some(1.0)).await?;
     process.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_runs_alone_counts_by_type_too() -> Result<()> {
+    let world = World::start()?;
+    let mut producer = world.producer()?;
+    producer.ready().await?;
+    // Now the journal has the schemas, and who only reads takes them from there.
+    let mut projections = world.projections("")?;
+    projections.ready().await?;
+    assert_eq!(place(&world, "one", &[]).await?, 201);
+    let shown = "SELECT count(*) FROM views.orders";
+    world.until_number(shown, 1).await?;
+    let scrape = Scrape::at(&world.projections_at).await?;
+    let of_orders = |event| {
+        let labels = ["handler=\"orders\"", event];
+        scrape.sum("millrace_handler_events_total", &labels)
+    };
+    assert_eq!(of_orders("event=\"order.placed\""), Some(1.0));
+    assert_eq!(of_orders("event=\"order.cancelled\""), Some(0.0));
+    assert_eq!(of_orders("event=\"unknown\""), Some(0.0));
+    projections.stop().await?;
+    producer.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

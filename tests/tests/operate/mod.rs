@@ -1,7 +1,9 @@
 //! Operating a running system: the `millrace` command as its own processes, the stock Kafka tools beside it.
 
+mod fenced;
 mod input;
 mod metrics;
+mod openapi;
 mod outages;
 mod resets;
 mod stats;

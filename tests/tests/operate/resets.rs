@@ -248,10 +248,9 @@ async fn views_are_right_and_a_reset_by_the_stock_tool_repairs_them_under_reader
     let unknown = world.run(&["pause", "customers"])?;
     assert_eq!(unknown.status.code(), Some(2));
     let told = String::from_utf8_lossy(&unknown.stderr).into_owned();
-    assert!(
-        told.contains("customer-totals, event-log, orders"),
-        "{told}"
-    );
+    for known in ["customer-totals", "event-log", "orders"] {
+        assert!(told.contains(known), "{told}");
+    }
 
     for how in [
         (None, None),

@@ -15,6 +15,9 @@ use tests::servers::Servers;
 /// Longest wait for anything; far above what it takes on a busy machine.
 pub(crate) const LONG: Duration = Duration::from_secs(90);
 
+/// Partitions of the topics: enough to tell them apart. A broker makes a hundred topics of twelve in three times the time.
+pub(crate) const PARTITIONS: i32 = 5;
+
 /// How much is in the totals: orders and cents.
 pub(crate) type Sums = (i64, i64);
 
@@ -23,8 +26,8 @@ pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
     /// Where the producer listens.
     pub(crate) url: String,
-    producer_at: String,
-    projections_at: String,
+    pub(crate) producer_at: String,
+    pub(crate) projections_at: String,
 }
 
 /// A `millrace` process; dropping it kills it.
@@ -45,7 +48,7 @@ fn program() -> PathBuf {
     )
 }
 
-fn free_address() -> Result<String> {
+pub(crate) fn free_address() -> Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
@@ -74,9 +77,22 @@ impl World {
             .env("VIEWS_DATABASE_URL", self.servers.views_database_url())
             .env("MILLRACE_URL", &self.url)
             .env("NO_COLOR", "1")
+            .env("TOPIC_PARTITIONS", PARTITIONS.to_string())
             .env("MILLRACE_FAILPOINT_LOG", self.dir.path().join("fired"))
             .stdin(Stdio::null());
         command
+    }
+
+    /// `PATH` for scripts, in which `millrace` is the program.
+    pub(crate) fn path_with_program(&self) -> Result<String> {
+        let programs = self.dir.path().join("programs");
+        let named = programs.join("millrace");
+        if !named.exists() {
+            std::fs::create_dir_all(&programs)?;
+            std::os::unix::fs::symlink(program().canonicalize()?, named)?;
+        }
+        let others = std::env::var("PATH").unwrap_or_default();
+        Ok(format!("{}:{others}", programs.display()))
     }
 
     /// Runs a command to its end.
@@ -123,6 +139,21 @@ impl World {
         self.spawn(&["up"], &self.producer_at, "")
     }
 
+    /// The producer alone, with further environment.
+    pub(crate) fn producer_with(&self, environment: &[(&str, &str)]) -> Result<Process> {
+        let projections = format!("http://{}", self.projections_at);
+        self.spawn_with(
+            &["producer", "--projections-url", &projections],
+            &self.producer_at,
+            environment,
+        )
+    }
+
+    /// The processors alone, on a port of their own.
+    pub(crate) fn processors(&self) -> Result<Process> {
+        self.spawn(&["processors"], &free_address()?, "")
+    }
+
     /// All roles, with further environment.
     pub(crate) fn up_with(&self, environment: &[(&str, &str)]) -> Result<Process> {
         self.spawn_with(&["up"], &self.producer_at, environment)
@@ -132,7 +163,8 @@ impl World {
         self.spawn_with(arguments, at, &[("MILLRACE_FAILPOINTS", failpoints)])
     }
 
-    fn spawn_with(
+    /// A role that listens there, with further environment.
+    pub(crate) fn spawn_with(
         &self,
         arguments: &[&str],
         at: &str,
@@ -160,10 +192,12 @@ impl World {
 
     /// One number of the views' database.
     pub(crate) async fn number(&self, sql: &str) -> Result<i64> {
-        let mut connection = PgConnection::connect(self.servers.views_database_url()).await?;
-        Ok(sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
-            .fetch_one(&mut connection)
-            .await?)
+        value(self.servers.views_database_url(), sql).await
+    }
+
+    /// One value of the journal's database.
+    pub(crate) async fn journal<T: Scalar>(&self, sql: &str) -> Result<T> {
+        value(self.servers.database_url(), sql).await
     }
 
     pub(crate) async fn execute(&self, sql: &str) -> Result<()> {
@@ -242,6 +276,24 @@ impl World {
             .map(serde_json::from_str)
             .collect::<Result<_, _>>()?)
     }
+}
+
+/// What a column of one row can be read as.
+pub(crate) trait Scalar:
+    for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin
+{
+}
+
+impl<T> Scalar for T where
+    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin
+{
+}
+
+async fn value<T: Scalar>(database_url: &str, sql: &str) -> Result<T> {
+    let mut connection = PgConnection::connect(database_url).await?;
+    Ok(sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+        .fetch_one(&mut connection)
+        .await?)
 }
 
 pub(crate) fn path(path: &Path) -> &str {

@@ -11,6 +11,10 @@ use millrace::projection::Record;
 use tests::hall::{HallCommand, HallEvent, HallSeatReserved};
 use uuid::Uuid;
 
+use super::published::{
+    Heard, what_cannot_be_handled_publishes_nothing,
+    what_is_published_is_a_record_of_its_own_that_says_what_it_came_from,
+};
 use super::seats::{Mirror, Unordered, Weather};
 
 pub(super) fn reserved(guest: &str) -> HallEvent {
@@ -74,6 +78,7 @@ pub(super) trait Log: Sized {
     /// Returns when the group has committed this offset with our metadata.
     async fn settled(&mut self, offset: i64) -> Result<()>;
     fn commands(&mut self) -> Result<Vec<Emitted>>;
+    fn published(&mut self) -> Result<Vec<Heard>>;
     fn letters(&mut self) -> Result<Vec<Letter>>;
     fn blocks(&mut self) -> Result<Vec<Block>>;
     /// Returns when the owner has executed it; `skip` names the first waiting letter, which is given up.
@@ -83,12 +88,12 @@ pub(super) trait Log: Sized {
     async fn reset(&mut self, offset: i64) -> Result<()>;
 }
 
-fn topology() -> (Arc<Weather>, Topology) {
+pub(super) fn topology() -> (Arc<Weather>, Topology) {
     let weather = Arc::new(Weather::default());
     (weather.clone(), Topology::new().processor(Mirror(weather)))
 }
 
-fn guests(commands: &[Emitted], hall: &str) -> Vec<String> {
+pub(super) fn guests(commands: &[Emitted], hall: &str) -> Vec<String> {
     let annex = format!("{hall}-annex");
     commands
         .iter()
@@ -393,6 +398,8 @@ macro_rules! suite {
 
 suite![
     a_reset_emits_the_same_commands_with_the_same_ids,
+    what_is_published_is_a_record_of_its_own_that_says_what_it_came_from,
+    what_cannot_be_handled_publishes_nothing,
     what_may_work_later_is_tried_again_in_its_place,
     what_failed_too_often_blocks_its_key_and_no_other,
     a_dead_letter_is_redriven_in_order_with_what_followed_it,

@@ -24,11 +24,12 @@ use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tests::event;
-use tests::hall::{HallCommand, HallEvent};
+use tests::hall::{HallCommand, HallEvent, VenuePublished};
 use tests::servers::Servers;
 use uuid::Uuid;
 
 use super::conformance::{Emitted, Log};
+use super::published::Heard;
 use super::seats::Own;
 
 pub(super) struct World {
@@ -54,13 +55,13 @@ impl SchemaSource for NoSchemas {
     }
 }
 
-/// Reads and writes the halls' events and commands under ids of its own.
+/// Reads and writes the halls' events and commands, and what is published, under ids of its own.
 pub(super) fn codec() -> Result<Codec> {
-    let schemas: Vec<_> = HallEvent::SCHEMAS
-        .iter()
-        .chain(HallCommand::SCHEMAS)
-        .collect();
-    event::codec(HallEvent::AGGREGATE, &schemas, 71)
+    let of_hall = HallEvent::SCHEMAS.iter().chain(HallCommand::SCHEMAS);
+    let of_hall = of_hall.map(|schema| (HallEvent::AGGREGATE, schema));
+    let published = VenuePublished::SCHEMAS.iter();
+    let published = published.map(|schema| (VenuePublished::AGGREGATE, schema));
+    event::codec_of(&of_hall.chain(published).collect::<Vec<_>>(), 71)
 }
 
 impl World {
@@ -81,6 +82,7 @@ impl World {
         let mut all = vec![
             topic(&own.topic, Kind::Events),
             topic(&own.commands, Kind::Queue),
+            topic(&own.published, Kind::Events),
         ];
         all.extend(processor::topics(&*own));
         topics::ensure(&kafka, &all).await?;
@@ -268,6 +270,12 @@ impl Log for Running {
 
     fn commands(&mut self) -> Result<Vec<Emitted>> {
         self.world.commands()
+    }
+
+    fn published(&mut self) -> Result<Vec<Heard>> {
+        let records = self.world.read(&self.world.own.published)?;
+        let codec = &self.world.codec;
+        records.iter().map(|one| Heard::of(codec, one)).collect()
     }
 
     fn letters(&mut self) -> Result<Vec<Letter>> {

@@ -7,14 +7,16 @@ use millrace::processor::{Block, Letter, Topology};
 use millrace::projection::HeaderBlock;
 use millrace::registry::SchemaSet;
 use millrace::testing::topology::TopologyLog;
-use tests::hall::{HallCommand, HallEvent};
+use tests::hall::{HallCommand, HallEvent, VenuePublished};
 use uuid::Uuid;
 
 use super::conformance::{Emitted, Log};
+use super::published::Heard;
 
 pub(super) struct Memory {
     log: TopologyLog,
     emitted: Vec<Emitted>,
+    heard: Vec<Heard>,
 }
 
 impl Log for Memory {
@@ -22,6 +24,7 @@ impl Log for Memory {
         let sets = [
             SchemaSet::of::<HallEvent>(),
             SchemaSet::of_commands::<HallCommand>(),
+            SchemaSet::of_published::<VenuePublished>(),
         ];
         let log = TopologyLog::new(&topology, &sets)
             .partitions(1)
@@ -29,6 +32,7 @@ impl Log for Memory {
         Ok(Self {
             log,
             emitted: Vec::new(),
+            heard: Vec::new(),
         })
     }
 
@@ -70,6 +74,13 @@ impl Log for Memory {
             ));
         }
         Ok(self.emitted.clone())
+    }
+
+    fn published(&mut self) -> Result<Vec<Heard>> {
+        for one in self.log.published::<VenuePublished>() {
+            self.heard.push(Heard::from_parts(one.event, &one.record)?);
+        }
+        Ok(self.heard.clone())
     }
 
     fn letters(&mut self) -> Result<Vec<Letter>> {

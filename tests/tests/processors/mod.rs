@@ -4,4 +4,5 @@ mod conformance;
 mod fencing;
 mod kafka;
 mod memory;
+mod published;
 mod seats;

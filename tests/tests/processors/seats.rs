@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use millrace::codec::Codec;
-use millrace::event::Recorded;
+use millrace::event::{Event, Recorded};
 use millrace::processor::{
     HandleError, Handler, Order, Outbox, Outgoing, Processor, RunError, Start, Topology,
 };
 use millrace::projection::Record;
-use tests::hall::{HallEvent, ReleaseSeat, ReserveSeat};
+use tests::hall::{HallEvent, ReleaseSeat, ReserveSeat, SeatTaken, VenuePublished};
 
 /// What stands in the handler's way; shared with the test.
 #[derive(Default)]
@@ -51,6 +51,13 @@ fn mirror(
                 if let Some(wake) = taken {
                     let _ = wake.recv();
                 }
+            }
+            if guest.ends_with("herald") {
+                let guest = guest.clone();
+                out.publish::<VenuePublished>(SeatTaken { guest });
+            }
+            if guest == "false herald" {
+                return Err(HandleError::Poison("nobody sent this herald".to_owned()));
             }
             let command = ReserveSeat {
                 guest: guest.clone(),
@@ -102,6 +109,7 @@ pub(super) struct Own {
     pub(super) name: String,
     pub(super) topic: String,
     pub(super) commands: String,
+    pub(super) published: String,
 }
 
 impl Own {
@@ -111,6 +119,7 @@ impl Own {
             name: format!("mirror-{tail}"),
             topic: format!("hall-{tail}.events"),
             commands: format!("hall-{tail}.commands"),
+            published: format!("hall-{tail}.published"),
         }
     }
 }
@@ -135,7 +144,12 @@ impl Handler for Own {
     fn run(&self, codec: &Codec, record: &Record) -> Result<Vec<Outgoing>, RunError> {
         let mut outgoing = self.inner.run(codec, record)?;
         for one in &mut outgoing {
-            one.topic.clone_from(&self.commands);
+            one.topic
+                .clone_from(if one.topic == VenuePublished::topic() {
+                    &self.published
+                } else {
+                    &self.commands
+                });
         }
         Ok(outgoing)
     }

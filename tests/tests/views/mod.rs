@@ -1,5 +1,10 @@
 //! The reference system's views, each with the library's own test kit on a real Postgres.
 
+mod commerce;
+mod identity;
+mod library;
+mod notifications;
+
 use chrono::{DateTime, Utc};
 use millrace::projection::{fold, sql_projection, tally};
 use millrace::testing::view::{TestError, ViewTest};
@@ -7,12 +12,12 @@ use projections::views::{
     customer_totals::CustomerTotals, event_log::EventLog, orders::Orders, stock::Stock,
 };
 use schemas::order::{
-    OrderCancelled, OrderConfirmed, OrderDrafted, OrderEvent, OrderItemAdded, OrderLine,
-    OrderPlaced, OrderProductReserved,
+    Coordination, OrderCancelled, OrderConfirmed, OrderDrafted, OrderEvent, OrderItemAdded,
+    OrderLine, OrderPlaced, OrderProductReserved,
 };
 use schemas::stock::{
-    StockEvent, StockReceived, StockReleased, StockReservationRefused, StockReserved,
-    StockShippedOut,
+    StockEvent, StockRanLow, StockReceived, StockReleased, StockReorderLevelSet,
+    StockReservationRefused, StockReserved, StockShippedOut,
 };
 use serde_json::json;
 use tests::servers::Servers;
@@ -30,7 +35,7 @@ fn placed(customer: &str, totals: &[i64]) -> OrderEvent {
                 total_cents: *total,
             })
             .collect(),
-        coordination: schemas::order::Coordination::default(),
+        coordination: Coordination::default(),
     }
     .into()
 }
@@ -94,6 +99,7 @@ async fn a_products_stock_is_available_reserved_or_shipped_out() -> Result<(), T
             order_id: order.to_owned(),
             quantity,
             tracked,
+            coordination: Coordination::default(),
         })
     };
     let order_id = |order: &str| order.to_owned();
@@ -112,14 +118,27 @@ async fn a_products_stock_is_available_reserved_or_shipped_out() -> Result<(), T
         order_id: order_id("4"),
         quantity: 9,
         available: 4,
+        coordination: Coordination::default(),
     };
     view.given::<StockEvent>("tea", vec![refused.into()])
         .await?;
     let (order_id, quantity) = (order_id("1"), 2);
-    view.given::<StockEvent>("tea", vec![StockReleased { order_id, quantity }.into()])
+    let released = StockReleased {
+        order_id,
+        quantity,
+        coordination: Coordination::default(),
+    };
+    view.given::<StockEvent>("tea", vec![released.into()])
         .await?;
     let (order_id, quantity) = ("2".to_owned(), 3);
     view.given::<StockEvent>("tea", vec![StockShippedOut { order_id, quantity }.into()])
+        .await?;
+    let low = StockRanLow {
+        available: 6,
+        reorder_level: 6,
+    };
+    let level = StockReorderLevelSet { level: 6 };
+    view.given::<StockEvent>("tea", vec![level.into(), low.into()])
         .await?;
     view.given("cup", vec![reserved("0", 4, false)]).await?;
     let time = "2026-01-02T03:04:05.678+00:00";
@@ -127,9 +146,11 @@ async fn a_products_stock_is_available_reserved_or_shipped_out() -> Result<(), T
         view.rows().await?,
         [
             json!({"product_id": "cup", "received": 0, "available": 0, "reserved": 0, "shipped_out": 0,
-                   "untracked": 4, "refusals": 0, "updated_at": time, "version": 1}),
+                   "untracked": 4, "refusals": 0, "reorder_level": 0, "times_low": 0, "low": false,
+                   "updated_at": time, "version": 1}),
             json!({"product_id": "tea", "received": 10, "available": 6, "reserved": 1, "shipped_out": 3,
-                   "untracked": 4, "refusals": 1, "updated_at": time, "version": 8}),
+                   "untracked": 4, "refusals": 1, "reorder_level": 6, "times_low": 1, "low": true,
+                   "updated_at": time, "version": 10}),
         ]
     );
     Ok(())
