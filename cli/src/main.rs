@@ -26,24 +26,30 @@ mod views;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
+use tokio::runtime::Runtime;
 
 /// Where the producer is, unless MILLRACE_URL says otherwise.
 const MILLRACE_URL: &str = "http://127.0.0.1:8080";
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let command = command::Command::parse();
-    let ended = match telemetry::start(command.voice()) {
-        Ok(traces) => {
-            let ended = command.run().await;
-            traces.end().await;
-            ended
-        }
-        Err(error) => Err(error),
-    };
-    ended.unwrap_or_else(|error| {
+    run(command).unwrap_or_else(|error| {
         eprintln!("millrace: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+fn run(command: command::Command) -> anyhow::Result<ExitCode> {
+    let runtime = Runtime::new().context("the threads of the runtime cannot be started")?;
+    let ended = runtime.block_on(async {
+        let traces = telemetry::start(command.voice())?;
+        let ended = command.run().await;
+        traces.end().await;
+        ended
+    });
+    // A thread that is closing a Kafka client may be held by it for long; the command waits for no longer than it said.
+    runtime.shutdown_background();
+    ended
 }
