@@ -9,9 +9,13 @@ use sqlx::{Connection, PgConnection};
 
 use super::world::{LONG, Orders, World};
 
-async fn stats(world: &World) -> Result<Value> {
+/// None while Kafka's answer is not there in time.
+async fn stats(world: &World) -> Result<Option<Value>> {
     let answer = reqwest::get(format!("{}/events/stats", world.url)).await?;
-    Ok(answer.error_for_status()?.json().await?)
+    if answer.status().as_u16() == 503 {
+        return Ok(None);
+    }
+    Ok(Some(answer.error_for_status()?.json().await?))
 }
 
 fn number(of: &Value, name: &str) -> Result<i64> {
@@ -23,10 +27,13 @@ async fn settled(world: &World, total: i64) -> Result<Value> {
     let begun = Instant::now();
     loop {
         let stats = stats(world).await?;
-        if number(&stats, "unprocessed")? == 0 && number(&stats, "total")? == total {
-            return Ok(stats);
+        if let Some(stats) = &stats
+            && number(stats, "unprocessed")? == 0
+            && number(stats, "total")? == total
+        {
+            return Ok(stats.clone());
         }
-        ensure!(begun.elapsed() < LONG, "{stats}\n{}", world.logs());
+        ensure!(begun.elapsed() < LONG, "{stats:?}\n{}", world.logs());
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
 }
