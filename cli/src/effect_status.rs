@@ -2,7 +2,7 @@
 
 use millrace::config::{KafkaConfig, ViewsConfig};
 use millrace::effect::ops::{self, EffectStatus};
-use millrace::projection::ops::members;
+use millrace::projection::ops::members_of_all;
 use serde::Serialize;
 
 use crate::views;
@@ -21,12 +21,15 @@ pub(crate) async fn of(kafka: &KafkaConfig, config: &ViewsConfig) -> Vec<Effect>
         return Vec::new();
     };
     let looked = tokio::time::timeout(views::AWAY_AFTER, ops::status(&pool)).await;
-    let mut effects = Vec::new();
-    for status in looked.ok().and_then(Result::ok).unwrap_or_default() {
-        let members = members(kafka.clone(), status.group()).await.ok();
-        effects.push(Effect { status, members });
-    }
-    effects
+    let members = members_of_all(kafka.clone()).await.ok();
+    let effect = |status: EffectStatus| Effect {
+        members: members
+            .as_ref()
+            .map(|all| all.get(&status.group()).copied().unwrap_or(0)),
+        status,
+    };
+    let found = looked.ok().and_then(Result::ok).unwrap_or_default();
+    found.into_iter().map(effect).collect()
 }
 
 /// What needs a person, and what is only worth knowing.

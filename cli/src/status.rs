@@ -190,28 +190,23 @@ async fn views_of(args: &Args) -> (Vec<View>, Vec<String>) {
             Vec::new()
         }
     };
-    let mut views = Vec::new();
-    for status in statuses {
-        let members = match answered {
-            Ok(()) => ops::members(args.kafka.clone(), status.group.clone())
-                .await
-                .ok(),
-            Err(_) => None,
-        };
-        views.push(View { status, members });
-    }
-    (views, problems)
+    let members = match answered {
+        Ok(()) => ops::members_of_all(args.kafka.clone()).await.ok(),
+        Err(_) => None,
+    };
+    let view = |status: ViewStatus| View {
+        members: members
+            .as_ref()
+            .map(|all| all.get(&status.group).copied().unwrap_or(0)),
+        status,
+    };
+    (statuses.into_iter().map(view).collect(), problems)
 }
 
 async fn processors_of(args: &Args) -> Result<Vec<Processor>, String> {
     let kafka = args.kafka.clone();
     let looked = tokio::task::spawn_blocking(move || {
-        let topology = processors::topology();
-        let statuses = topology
-            .handlers()
-            .iter()
-            .map(|handler| millrace::processor::ops::status(&kafka, &**handler));
-        statuses.collect::<Result<Vec<_>, _>>()
+        millrace::processor::ops::status(&kafka, processors::topology().handlers())
     });
     let statuses = match looked.await {
         Ok(Ok(statuses)) => statuses,

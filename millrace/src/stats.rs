@@ -1,19 +1,18 @@
 //! What every handler has handled and what it has left: views, processors and effects in one list, for `GET /events/stats`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use serde::Serialize;
 use sqlx::{FromRow, PgPool};
 
 use crate::config::KafkaConfig;
 use crate::handled::{self, Handled};
-use crate::log::consumer::{self, KAFKA_TIMEOUT};
+use crate::log::Key;
 use crate::log::offsets::Committed;
-use crate::log::{Key, client};
 use crate::processor::Handler;
+use crate::processor::ops::committed;
 use crate::projection::ops::ends_and_rest;
 use crate::{effect, projection};
 
@@ -164,21 +163,8 @@ fn of_processors(
     processors: &[Arc<dyn Handler>],
 ) -> Result<Vec<Placed>, KafkaError> {
     let mut placed = Vec::new();
-    for processor in processors {
-        let (group, topic) = (processor.group(), processor.topic());
-        // Without a rebalance: only its committed offsets are read.
-        let consumer: BaseConsumer = client::reader(kafka, "stats")
-            .set("group.id", &group)
-            .create()?;
-        let metadata = consumer.fetch_metadata(Some(&topic), KAFKA_TIMEOUT)?;
-        let partitions = metadata
-            .topics()
-            .iter()
-            .flat_map(|topic| topic.partitions());
-        let keys: Vec<Key> = partitions
-            .map(|partition| (topic.clone(), partition.id()))
-            .collect();
-        for ((topic, partition), committed) in consumer::committed(&consumer, &keys)? {
+    for (processor, committed) in processors.iter().zip(committed(kafka, processors)?) {
+        for ((topic, partition), committed) in committed {
             let position = Position {
                 name: processor.name().to_owned(),
                 topic,
@@ -186,36 +172,24 @@ fn of_processors(
                 next: committed.offset,
                 handled: Committed::handled(&committed),
             };
-            placed.push((HandlerKind::Processor, group.clone(), position));
+            placed.push((HandlerKind::Processor, processor.group(), position));
         }
     }
     Ok(placed)
 }
 
-/// How many records are left behind each position. Handlers that have caught up stand at the same one, so few are asked
-/// about: each round takes one position of every partition.
+/// How many records are left behind each position.
 fn left(kafka: &KafkaConfig, all: &[Placed]) -> Result<BTreeMap<(Key, i64), i64>, KafkaError> {
-    let mut waiting: BTreeMap<Key, BTreeSet<i64>> = BTreeMap::new();
-    for (_, _, at) in all {
-        let key = (at.topic.clone(), at.partition);
-        waiting.entry(key).or_default().insert(at.next);
-    }
-    let mut left = BTreeMap::new();
-    while !waiting.is_empty() {
-        let round: Vec<(String, i32, i64)> = waiting
-            .iter_mut()
-            .filter_map(|(key, nexts)| Some((key.0.clone(), key.1, nexts.pop_first()?)))
-            .collect();
-        waiting.retain(|_, nexts| !nexts.is_empty());
-        let ends = ends_and_rest(kafka, &round)?;
-        for (topic, partition, next) in round {
-            let key = (topic, partition);
-            let end = ends.get(&key).filter(|end| end.left);
-            let records = end.map_or(0, |end| end.stable - next);
-            left.insert((key, next), records);
-        }
-    }
-    Ok(left)
+    let positions: Vec<(String, i32, i64)> = all
+        .iter()
+        .map(|(_, _, at)| (at.topic.clone(), at.partition, at.next))
+        .collect();
+    let ends = ends_and_rest(kafka, &positions)?;
+    let left = ends.into_iter().map(|((key, next), end)| {
+        let records = if end.left() { end.stable - next } else { 0 };
+        ((key, next), records)
+    });
+    Ok(left.collect())
 }
 
 fn of_handlers(kafka: &KafkaConfig, all: Vec<Placed>) -> Result<Vec<HandlerStats>, KafkaError> {

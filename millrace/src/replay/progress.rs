@@ -64,14 +64,12 @@ fn without_markers(
         return Ok(());
     }
     let ends = ends_and_rest(kafka, &places)?;
-    for (topic, partition, _) in places {
-        let key = (topic, partition);
-        if ends.get(&key).is_some_and(|end| !end.left) {
-            let mut of = partitions.iter_mut();
-            let found = of.find(|one| one.topic == key.0 && one.partition == key.1);
-            if let Some(one) = found {
-                one.left = 0;
-            }
+    for one in partitions.iter_mut().filter(|one| one.begun) {
+        let place = ((one.topic.clone(), one.partition), one.to - one.left);
+        let end = ends.get(&place);
+        // A record behind the window is none of it, whenever it came.
+        if end.is_some_and(|end| end.first.is_none_or(|first| first >= one.to)) {
+            one.left = 0;
         }
     }
     Ok(())

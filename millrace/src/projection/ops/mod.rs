@@ -3,6 +3,7 @@
 mod ends;
 mod status;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -111,17 +112,29 @@ async fn set_paused(pool: &PgPool, view: &str, paused: bool) -> Result<(), OpsEr
 
 /// Members of a consumer group, joining ones included.
 pub async fn members(kafka: KafkaConfig, group: String) -> Result<usize, OpsError> {
-    let listed = blocking(move || {
-        let consumer: BaseConsumer = client::reader(&kafka, "groups").create()?;
-        let groups = consumer.fetch_group_list(Some(&group), KAFKA_TIMEOUT)?;
-        Ok(groups
-            .groups()
-            .iter()
-            .filter(|listed| listed.name() == group)
-            .map(|listed| listed.members().len())
-            .sum())
-    });
-    Ok(listed.await?)
+    let all = blocking(move || members_by_group(&kafka, Some(&group))).await?;
+    Ok(all.into_values().sum())
+}
+
+/// Members of every consumer group, joining ones included; a group that nobody joined need not be in it.
+pub async fn members_of_all(kafka: KafkaConfig) -> Result<BTreeMap<String, usize>, OpsError> {
+    Ok(blocking(move || members_by_group(&kafka, None)).await?)
+}
+
+/// Of one group, or of all. Blocks the thread.
+pub(crate) fn members_by_group(
+    kafka: &KafkaConfig,
+    group: Option<&str>,
+) -> Result<BTreeMap<String, usize>, KafkaError> {
+    let consumer: BaseConsumer = client::reader(kafka, "groups").create()?;
+    let groups = consumer.fetch_group_list(group, KAFKA_TIMEOUT)?;
+    let listed = groups
+        .groups()
+        .iter()
+        .filter(|listed| group.is_none_or(|group| listed.name() == group));
+    Ok(listed
+        .map(|listed| (listed.name().to_owned(), listed.members().len()))
+        .collect())
 }
 
 /// librdkafka's calls block, so they run on threads made for it.

@@ -1,5 +1,7 @@
 //! Where every view stands.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, FromRow, PgPool};
@@ -141,9 +143,10 @@ async fn status_of(
     )
     .fetch_all(pool)
     .await?;
+    let mut partitions = partitions(kafka, pool).await?;
     let mut statuses = Vec::with_capacity(views.len());
     for (view, live_build, paused, schema) in views {
-        let partitions = partitions(kafka, pool, &view).await?;
+        let partitions = partitions.remove(&view).unwrap_or_default();
         let (tables, incomplete_aggregates) = tables(pool, &schema).await?;
         statuses.push(ViewStatus {
             group: group(&view),
@@ -241,6 +244,7 @@ async fn tables(pool: &PgPool, schema: &str) -> Result<(Vec<String>, i64), sqlx:
 
 #[derive(FromRow)]
 struct Checkpoint {
+    view: String,
     topic: String,
     partition: i32,
     next: i64,
@@ -254,22 +258,19 @@ struct Checkpoint {
     handled: Handled,
 }
 
+/// By view. Kafka is asked once for all of them.
 async fn partitions(
     kafka: Option<&KafkaConfig>,
     pool: &PgPool,
-    view: &str,
-) -> Result<Vec<PartitionStatus>, OpsError> {
-    let checkpoints: Vec<Checkpoint> = sqlx::query_as(
-        concat!(
-        "SELECT c.topic, c.partition, c.next, c.epoch, c.event_time, c.claimed_by, c.error, c.error_at,
+) -> Result<BTreeMap<String, Vec<PartitionStatus>>, OpsError> {
+    let checkpoints: Vec<Checkpoint> = sqlx::query_as(concat!(
+        "SELECT c.view, c.topic, c.partition, c.next, c.epoch, c.event_time, c.claimed_by, c.error, c.error_at,
                 c.updated_at, ",
         handled::columns!(),
         ", ",
         handled::parked!(),
-        " FROM millrace_views.checkpoints c WHERE c.view = $1 ORDER BY c.topic, c.partition"
-    ),
-    )
-    .bind(view)
+        " FROM millrace_views.checkpoints c ORDER BY c.view, c.topic, c.partition"
+    ))
     .fetch_all(pool)
     .await?;
     let positions: Vec<(String, i32, i64)> = checkpoints
@@ -280,14 +281,16 @@ async fn partitions(
         Some(kafka) => blocking(move || ends_and_rest(&kafka, &positions)).await?,
         None => Ends::new(),
     };
-    let rows = checkpoints.into_iter().map(|row| {
-        let seen = behind.get(&(row.topic.clone(), row.partition)).copied();
-        PartitionStatus {
+    let mut views: BTreeMap<String, Vec<PartitionStatus>> = BTreeMap::new();
+    for row in checkpoints {
+        let place = ((row.topic.clone(), row.partition), row.next);
+        let seen = behind.get(&place).copied();
+        let partition = PartitionStatus {
             next: row.next,
             end: seen.map(|seen| seen.stable),
             lag: seen.map(|seen| (seen.stable - row.next).max(0)),
             withheld: seen.map(|seen| (seen.last - seen.stable).max(0)),
-            caught_up: seen.is_some_and(|seen| !seen.left),
+            caught_up: seen.is_some_and(|seen| !seen.left()),
             topic: row.topic,
             partition: row.partition,
             event_time: row.event_time,
@@ -297,7 +300,8 @@ async fn partitions(
             error_at: row.error_at,
             updated_at: row.updated_at,
             handled: row.handled,
-        }
-    });
-    Ok(rows.collect())
+        };
+        views.entry(row.view).or_default().push(partition);
+    }
+    Ok(views)
 }

@@ -1,12 +1,13 @@
 //! What operators ask about processors, and what they ask of them.
 
+mod status;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use serde::Serialize;
 use uuid::Uuid;
 
 use super::block::About;
@@ -15,13 +16,12 @@ use super::{
     Block, Handler, Letter, Request, blocked_topic, dlq_topic, fold_letters, redrive_request,
 };
 use crate::config::KafkaConfig;
-use crate::handled::Handled;
-use crate::log::Key;
 use crate::log::client;
-use crate::log::consumer::{self, KAFKA_TIMEOUT};
-use crate::log::offsets::Committed;
+use crate::log::consumer::KAFKA_TIMEOUT;
 use crate::log::read::{PartitionReader, ReadError};
-use crate::projection::ops::ends_and_rest;
+
+pub(crate) use status::committed;
+pub use status::{PartitionStatus, ProcessorStatus, status};
 
 /// Why an operator's question or request failed.
 #[derive(Debug, thiserror::Error)]
@@ -59,102 +59,6 @@ pub enum OpsError {
     NoTopic(String),
 }
 
-/// How a processor stands in Kafka.
-#[derive(Debug, Clone, Serialize)]
-pub struct ProcessorStatus {
-    /// Its name.
-    pub processor: String,
-    /// Its consumer group.
-    pub group: String,
-    /// Members of the group, joining ones included.
-    pub members: usize,
-    /// True where every event is handled.
-    pub caught_up: bool,
-    /// Its partitions.
-    pub partitions: Vec<PartitionStatus>,
-    /// Keys with dead letters.
-    pub blocks: Vec<Block>,
-}
-
-/// How a processor stands on one partition.
-#[derive(Debug, Clone, Serialize)]
-pub struct PartitionStatus {
-    /// Topic.
-    pub topic: String,
-    /// Partition.
-    pub partition: i32,
-    /// Next offset to handle; none before the first commit.
-    pub next: Option<i64>,
-    /// Where the partition ends.
-    pub end: i64,
-    /// End minus next; transaction markers count.
-    pub lag: i64,
-    /// True where no event stands between.
-    pub caught_up: bool,
-    /// What it has handled here.
-    #[serde(flatten)]
-    pub handled: Handled,
-}
-
-/// How a processor stands. Blocks; call it on a thread that may.
-pub fn status(kafka: &KafkaConfig, handler: &dyn Handler) -> Result<ProcessorStatus, OpsError> {
-    let (group, topic) = (handler.group(), handler.topic());
-    // Without a rebalance: only its committed offsets are read.
-    let consumer: BaseConsumer = client::reader(kafka, "status")
-        .set("group.id", &group)
-        .create()?;
-    let count = partitions(&consumer, &topic)?;
-    let keys: Vec<Key> = (0..count)
-        .map(|partition| (topic.clone(), partition))
-        .collect();
-    let committed = consumer::committed(&consumer, &keys)?;
-    let reader = PartitionReader::new(kafka, "status")?;
-    let mut positions = Vec::with_capacity(keys.len());
-    for (topic, partition) in &keys {
-        let next = match committed.get(&(topic.clone(), *partition)) {
-            Some(committed) => committed.offset,
-            None => reader.ends(topic, *partition)?.0,
-        };
-        positions.push((topic.clone(), *partition, next));
-    }
-    let ends = ends_and_rest(kafka, &positions)?;
-    let partitions: Vec<PartitionStatus> = positions
-        .into_iter()
-        .map(|(topic, partition, next)| {
-            let key = (topic.clone(), partition);
-            let (end, left) = ends
-                .get(&key)
-                .map_or((next, false), |end| (end.stable, end.left));
-            PartitionStatus {
-                next: committed.get(&key).map(|committed| committed.offset),
-                end,
-                lag: (end - next).max(0),
-                caught_up: !left,
-                handled: committed
-                    .get(&key)
-                    .map(Committed::handled)
-                    .unwrap_or_default(),
-                topic,
-                partition,
-            }
-        })
-        .collect();
-    let groups = consumer.fetch_group_list(Some(&group), KAFKA_TIMEOUT)?;
-    Ok(ProcessorStatus {
-        processor: handler.name().to_owned(),
-        members: groups
-            .groups()
-            .iter()
-            .filter(|listed| listed.name() == group)
-            .map(|listed| listed.members().len())
-            .sum(),
-        group,
-        caught_up: partitions.iter().all(|partition| partition.caught_up),
-        partitions,
-        blocks: blocks(kafka, handler)?.into_values().collect(),
-    })
-}
-
 /// How many partitions a topic has.
 fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<i32, OpsError> {
     let metadata = consumer.fetch_metadata(Some(topic), KAFKA_TIMEOUT)?;
@@ -169,16 +73,20 @@ fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<i32, OpsError> {
 }
 
 /// The blocked keys of a processor, by partition and raw key. Blocks the thread.
-pub fn blocks(
-    kafka: &KafkaConfig,
-    handler: &dyn Handler,
-) -> Result<BTreeMap<(i32, Vec<u8>), Block>, OpsError> {
+pub fn blocks(kafka: &KafkaConfig, handler: &dyn Handler) -> Result<Blocks, OpsError> {
     let topic = blocked_topic(&handler.group());
     let consumer: BaseConsumer = client::reader(kafka, "blocked").create()?;
     let reader = PartitionReader::new(kafka, "blocked")?;
-    let mut blocks = BTreeMap::new();
-    for partition in 0..partitions(&consumer, &topic)? {
-        reader.read((&topic, partition), 0, |record| {
+    read_blocks(&reader, &topic, partitions(&consumer, &topic)?)
+}
+
+/// Blocked keys, by partition and raw key.
+pub type Blocks = BTreeMap<(i32, Vec<u8>), Block>;
+
+fn read_blocks(reader: &PartitionReader, topic: &str, partitions: i32) -> Result<Blocks, OpsError> {
+    let mut blocks = Blocks::new();
+    for partition in 0..partitions {
+        reader.read((topic, partition), 0, |record| {
             let Some((About::Block, _, key)) = About::parse(&record.key.unwrap_or_default()) else {
                 return;
             };
