@@ -13,6 +13,7 @@ use millrace::rebuild::{self, RebuildError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::Connection;
+use tests::wait::LONGEST;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -211,7 +212,7 @@ async fn rows_that_a_retry_or_a_rebuild_writes_are_told_though_no_offset_moved()
             Ok(_) | Err(RebuildError::Fenced { .. } | RebuildError::Database(_)) => {}
             Err(error) => bail!(error),
         }
-        ensure!(begun.elapsed() < Duration::from_secs(60), "no swap");
+        ensure!(begun.elapsed() < LONGEST, "no swap");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let live = "SELECT live_build::bigint FROM millrace_views.views";

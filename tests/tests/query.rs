@@ -231,7 +231,7 @@ async fn a_views_database_that_is_away_is_a_503_and_not_a_hang() -> Result<()> {
     let answer = reqwest::get(format!("{}/views/seats", site.url)).await?;
     assert_eq!(answer.status(), 503);
     assert!(answer.headers().contains_key("retry-after"));
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < Duration::from_secs(25));
     Ok(())
 }
 

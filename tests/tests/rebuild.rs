@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use millrace::projection::checkpoint::{self, Checkpoint, Move};
 use millrace::rebuild::{self, Builder, RebuildError, Work};
+use tests::wait::LONGEST;
 use tokio_util::sync::CancellationToken;
 
 use crate::stage::Stage;
@@ -30,7 +31,7 @@ async fn build(stage: &Stage, builder: &Builder) -> Result<()> {
         if left == 0 {
             return Ok(());
         }
-        ensure!(begun.elapsed() < Duration::from_secs(60), "{left} left");
+        ensure!(begun.elapsed() < LONGEST, "{left} left");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -56,7 +57,7 @@ async fn a_rebuild_under_load_loses_and_repeats_nothing_and_readers_never_see_fe
         async move {
             while !done.load(Ordering::Relaxed) {
                 stage.publish_many(30)?;
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
             anyhow::Ok(())
         }

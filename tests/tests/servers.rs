@@ -1,7 +1,6 @@
 //! The servers that all other suites run on.
 
 use std::net::TcpStream;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rdkafka::ClientConfig;
@@ -9,13 +8,14 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use sqlx::{Connection, PgConnection, Row};
 use tests::servers::{Server, Servers};
 use tests::stock;
+use tests::wait::LONGEST;
 
 /// The topics that the broker names, asked over a connection of its own.
 fn topics(servers: &Servers) -> Result<Vec<String>> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", servers.kafka())
         .create()?;
-    let metadata = consumer.fetch_metadata(None, Duration::from_secs(10))?;
+    let metadata = consumer.fetch_metadata(None, LONGEST)?;
     ensure!(
         metadata.brokers().len() == 1,
         "{} brokers",
@@ -113,8 +113,8 @@ fn a_group_that_the_stock_tool_resets_reads_from_there_again() -> Result<()> {
             .payload(value);
         producer.send(record).map_err(|(error, _)| error)?;
     }
-    rdkafka::producer::Producer::flush(&producer, Duration::from_secs(10))?;
-    assert_eq!(stock::read_topic(servers, "reset", 3, 10_000)?.len(), 3);
+    rdkafka::producer::Producer::flush(&producer, LONGEST)?;
+    assert_eq!(stock::read_topic(servers, "reset", 3, 60_000)?.len(), 3);
 
     let group = "tests.reset";
     stock::tool(
@@ -129,7 +129,7 @@ fn a_group_that_the_stock_tool_resets_reads_from_there_again() -> Result<()> {
             "--max-messages",
             "3",
             "--timeout-ms",
-            "10000",
+            "60000",
         ],
     )?;
     let read = stock::describe_group(servers, group)?;

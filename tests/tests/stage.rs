@@ -24,6 +24,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use sqlx::{PgConnection, PgPool};
 use tests::hall::{HallEvent, HallSeatReserved};
 use tests::servers::Servers;
+use tests::wait::LONGEST;
 use uuid::Uuid;
 
 pub(crate) const PARTITIONS: i32 = 3;
@@ -141,7 +142,7 @@ impl Stage {
 
     pub(crate) fn builder(&self) -> Builder {
         let config = RebuildConfig {
-            lease_ttl: Duration::from_secs(1),
+            lease_ttl: Duration::from_secs(3),
             claims_timeout: Duration::ZERO,
             batch_records: 500,
             ..RebuildConfig::new(self.kafka.clone(), self.views.clone())
@@ -197,7 +198,7 @@ impl Stage {
     }
 
     pub(crate) fn flush(&self) -> Result<()> {
-        Ok(self.producer.flush(Duration::from_secs(20))?)
+        Ok(self.producer.flush(LONGEST)?)
     }
 
     pub(crate) fn published(&self) -> i64 {
@@ -221,10 +222,7 @@ impl Stage {
             if number == wanted {
                 return Ok(());
             }
-            ensure!(
-                begun.elapsed() < Duration::from_secs(30),
-                "{sql}: {number}, not {wanted}"
-            );
+            ensure!(begun.elapsed() < LONGEST, "{sql}: {number}, not {wanted}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

@@ -227,6 +227,7 @@ async fn every_event_of_a_story_leads_back_to_the_callers_command_over_every_hop
          WHERE correlation_id = 'story-late' AND event_type = 'OrderCancelled'";
     shop.world.until_number(cancelled, 1).await?;
 
+    shop.world.until_caught_up().await?;
     let aggregates = ["order", "stock", "payment", "order_saga", "sales_day"];
     let sent = tokio::task::block_in_place(|| sent(&shop, &aggregates))?;
     let timers = timers(&shop).await?;

@@ -63,6 +63,7 @@ async fn a_gateway_that_fails_in_every_way_leaves_no_order_stuck_and_no_cent_ast
     let confirmed = shop.add_up(orders).await?;
     assert_eq!(confirmed, orders - 2);
     shop.reserved("tea", confirmed).await?;
+    shop.world.until_caught_up().await?;
     let declined = shop.steps("orchestration-Declines").await?;
     let as_expected = [
         ("reserve", "done"),
@@ -122,7 +123,7 @@ async fn an_order_that_is_short_of_goods_or_cancelled_after_its_payment_keeps_no
 #[tokio::test(flavor = "multi_thread")]
 async fn a_saga_whose_gateway_is_away_undoes_itself_in_time_and_says_why() -> Result<()> {
     let mut shop = Shop::open(by_name()).await?;
-    shop.set("ORDER_SAGA_STEP_TIMEOUT_MS", 8_000);
+    shop.set("ORDER_SAGA_STEP_TIMEOUT_MS", 30_000);
     shop.set("ORDER_SAGA_COMPENSATION_TIMEOUT_MS", 1_000);
     shop.set("PAYMENT_WINDOW_MS", 1_000);
     let up = shop.up().await?;
@@ -132,6 +133,10 @@ async fn a_saga_whose_gateway_is_away_undoes_itself_in_time_and_says_why() -> Re
     let overdue = "SELECT count(*) FROM views.saga_instances WHERE status = 'compensating' AND step = 'refund'
         AND attempt >= 2 AND reason = 'no answer in time from the payment' AND since > started_at";
     shop.world.until_number(overdue, 1).await?;
+    // Another view, with a pace of its own.
+    let waits =
+        "SELECT count(*) FROM views.saga_steps WHERE order_id = 'waits' AND waits_for IS NOT NULL";
+    shop.world.until_number(waits, 1).await?;
     let shown: Value = shop
         .http
         .get(format!("{}/views/saga-steps/waits", shop.world.url))
@@ -145,6 +150,7 @@ async fn a_saga_whose_gateway_is_away_undoes_itself_in_time_and_says_why() -> Re
     shop.gateway.come_back().await?;
     assert_eq!(shop.add_up(1).await?, 0);
     shop.reserved("tea", 0).await?;
+    shop.world.until_caught_up().await?;
     let why = "SELECT count(*) FROM views.payments WHERE status = 'failed' AND charged_cents = 0";
     assert_eq!(shop.world.number(why).await?, 1);
     up.stop().await
@@ -153,7 +159,7 @@ async fn a_saga_whose_gateway_is_away_undoes_itself_in_time_and_says_why() -> Re
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_expires_while_its_charge_has_no_answer_gives_the_money_back() -> Result<()> {
     let mut shop = Shop::open(by_name()).await?;
-    shop.set("PAYMENT_CALL_TIMEOUT_MS", 10_000);
+    shop.set("PAYMENT_CALL_TIMEOUT_MS", 25_000);
     let up = shop.up().await?;
     for style in STYLES {
         shop.place(&format!("{style}-TimesOut"), style, &["tea"])
@@ -169,6 +175,7 @@ async fn an_order_that_expires_while_its_charge_has_no_answer_gives_the_money_ba
     .execute(&mut journal)
     .await?;
     assert_eq!(shop.add_up(2).await?, 0);
+    shop.world.until_caught_up().await?;
     let back = "SELECT count(*) FROM views.payments
         WHERE status = 'refunded' AND refunded_cents = 250 AND reason LIKE '%not confirmed in time'";
     assert_eq!(shop.world.number(back).await?, 2);

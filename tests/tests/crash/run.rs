@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use sqlx::Executor;
 use tempfile::TempDir;
 use tests::servers::{Server, Servers};
+use tests::wait::LONGEST;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -80,7 +81,7 @@ impl<'p> Run<'p> {
             &mut run.projections[0],
         ] {
             first.start(None)?;
-            first.ready(&run.http, Duration::from_secs(60)).await?;
+            first.ready(&run.http, LONGEST).await?;
             if first.role == Role::Processors {
                 // From here on it is told of every order; what was confirmed before it began would be nobody's news.
                 run.oracle.until_effect_stands().await?;

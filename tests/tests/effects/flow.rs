@@ -228,7 +228,7 @@ async fn a_call_without_an_answer_is_settled_as_its_rule_says() -> Result<()> {
         world.reserve("north", "g1")?;
         world.reserve("north", "g2")?;
         let mut registration = quick();
-        registration.call_timeout = Duration::from_millis(700);
+        registration.call_timeout = Duration::from_secs(3);
         let running = world.run(rule, registration).await?;
         match rule {
             RuleName::SafeToRepeat => {

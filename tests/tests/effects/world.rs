@@ -24,7 +24,7 @@ use sqlx::PgPool;
 use tests::event;
 use tests::hall::{HallEvent, HallSeatReleased, HallSeatReserved};
 use tests::servers::Servers;
-use tests::wait::eventually;
+use tests::wait::{LONGEST, eventually};
 use uuid::Uuid;
 
 use super::receiver::Receiver;
@@ -175,7 +175,7 @@ impl<'s> World<'s> {
                     .headers(event::headers(id, hall, sequence, self.position)),
             )
             .map_err(|(error, _)| error)?;
-        self.producer.flush(Duration::from_secs(30))?;
+        self.producer.flush(LONGEST)?;
         Ok(id)
     }
 
@@ -218,7 +218,7 @@ impl<'s> World<'s> {
         }
         consumer.assign(&list)?;
         let (mut records, mut ends) = (Vec::new(), 0);
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + LONGEST;
         while ends < PARTITIONS {
             if Instant::now() > deadline {
                 bail!("{topic} was not read in time");
@@ -267,7 +267,7 @@ pub(super) fn quick() -> Registration {
     registration.policy.attempts_max = 3;
     registration.policy.transient = backoff;
     registration.policy.outage = backoff;
-    registration.call_timeout = Duration::from_secs(2);
+    registration.call_timeout = Duration::from_secs(8);
     registration.grace = Duration::from_millis(500);
     registration
 }

@@ -143,6 +143,8 @@ async fn a_registration_over_http_becomes_a_user_with_a_tenant_and_a_first_works
     let workspace =
         json!({"tenant_id": "acme", "name": "Home", "status": "active", "member_count": 1});
     town.becomes("/views/workspaces/ada", workspace).await?;
+    let member = "SELECT count(*) FROM views.workspace_members WHERE user_id = 'ada'";
+    town.world.until_number(member, 1).await?;
     let members = town.get("/views/workspace-members?user_id=ada").await?;
     assert_eq!(members["items"][0]["workspace_id"], "ada", "{members}");
     assert_eq!(members["items"][0]["role"], "owner", "{members}");

@@ -10,6 +10,7 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tests::wait::LONGEST;
 
 use super::{Town, ada, but};
 use crate::operate::world::LONG;
@@ -65,7 +66,7 @@ fn topics_with(bootstrap: &str, needles: &[&str]) -> Result<Vec<String>> {
         .set("enable.partition.eof", "true")
         .set("isolation.level", "read_uncommitted")
         .create()?;
-    let metadata = consumer.fetch_metadata(None, Duration::from_secs(10))?;
+    let metadata = consumer.fetch_metadata(None, LONGEST)?;
     let mut all = TopicPartitionList::new();
     for topic in metadata
         .topics()

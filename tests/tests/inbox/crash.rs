@@ -54,6 +54,7 @@ impl Process {
             .env("MILLRACE_FAILPOINTS", failpoints)
             .env("MILLRACE_FAILPOINT_LOG", dir.join("fired"))
             .env("NO_COLOR", "1")
+            .env("TOPIC_PARTITIONS", "5")
             .stdin(Stdio::null())
             .stdout(printed.try_clone()?)
             .stderr(printed)

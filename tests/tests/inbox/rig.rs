@@ -25,8 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Longest wait for anything; a wait that takes it is a failure, never a pass.
-pub(super) const DEADLINE: Duration = Duration::from_secs(60);
+pub(super) use tests::wait::LONGEST as DEADLINE;
 
 /// Where the halls' commands come from; tests on it run one after another, because they share the group.
 pub(super) const COMMANDS: &str = "hall.commands";

@@ -103,6 +103,7 @@ fn read(library: &Library, codec: &Codec) -> Result<Vec<Told>> {
 
 /// Key, sequence and id are those of the event that it names as its cause.
 async fn comes_from_what_happened(library: &Library, told: &[Told]) -> Result<()> {
+    library.world.until_caught_up().await?;
     let mut views = PgConnection::connect(library.world.servers.views_database_url()).await?;
     for one in told {
         let (aggregate, id, sequence): (String, String, i64) = sqlx::query_as(

@@ -22,7 +22,7 @@ const QUICK: [(&str, &str); 5] = [
     ("NOTIFICATION_ATTEMPTS_MAX", "3"),
     ("NOTIFICATION_PAUSE_MIN_MS", "50"),
     ("NOTIFICATION_PAUSE_MAX_MS", "200"),
-    ("NOTIFICATION_TIMEOUT_MS", "3000"),
+    ("NOTIFICATION_TIMEOUT_MS", "15000"),
     ("EMAIL_FROM", "Shop <shop@example.org>"),
 ];
 

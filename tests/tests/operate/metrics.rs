@@ -263,12 +263,20 @@ async fn a_role_that_runs_alone_counts_by_type_too() -> Result<()> {
     assert_eq!(place(&world, "one", &[]).await?, 201);
     let shown = "SELECT count(*) FROM views.orders";
     world.until_number(shown, 1).await?;
-    let scrape = Scrape::at(&world.projections_at).await?;
-    let of_orders = |event| {
-        let labels = ["handler=\"orders\"", event];
-        scrape.sum("millrace_handler_events_total", &labels)
+    // It is counted behind the commit that shows the row.
+    let begun = Instant::now();
+    let labels = |event| ["handler=\"orders\"", event];
+    let scrape = loop {
+        let scrape = Scrape::at(&world.projections_at).await?;
+        let placed = labels("event=\"order.placed\"");
+        let counted = scrape.sum("millrace_handler_events_total", &placed);
+        if counted == Some(1.0) {
+            break scrape;
+        }
+        ensure!(begun.elapsed() < LONG, "{counted:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     };
-    assert_eq!(of_orders("event=\"order.placed\""), Some(1.0));
+    let of_orders = |event| scrape.sum("millrace_handler_events_total", &labels(event));
     assert_eq!(of_orders("event=\"order.cancelled\""), Some(0.0));
     assert_eq!(of_orders("event=\"unknown\""), Some(0.0));
     projections.stop().await?;

@@ -26,6 +26,7 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 use tests::event;
 use tests::hall::{HallCommand, HallEvent, VenuePublished};
 use tests::servers::Servers;
+use tests::wait::LONGEST;
 use uuid::Uuid;
 
 use super::conformance::{Emitted, Log};
@@ -148,7 +149,7 @@ impl World {
         let mut record = BaseRecord::to(&self.own.topic).key(key).payload(payload);
         record.headers = headers;
         self.producer.send(record).map_err(|(error, _)| error)?;
-        Ok(self.producer.flush(Duration::from_secs(30))?)
+        Ok(self.producer.flush(LONGEST)?)
     }
 
     /// Every committed record of a topic, partition by partition.
@@ -162,7 +163,7 @@ impl World {
         let name: Arc<str> = topic.into();
         let mut ended = 0;
         let mut records = Vec::new();
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + LONGEST;
         while ended < self.kafka.topic_partitions {
             match consumer.poll(Duration::from_millis(100)) {
                 Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
@@ -200,14 +201,14 @@ impl World {
 
     /// Waits until this many commands were emitted.
     pub(super) async fn until_commands(&self, count: usize) -> Result<Vec<Emitted>> {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + LONGEST;
         loop {
             let commands = self.commands()?;
             if commands.len() >= count {
                 return Ok(commands);
             }
             if Instant::now() > deadline {
-                bail!("{} commands of {count} after 60 s", commands.len());
+                bail!("{} commands of {count} in time", commands.len());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -221,7 +222,7 @@ impl World {
             .create()?;
         let mut list = TopicPartitionList::new();
         list.add_partition(&self.own.topic, partition);
-        let list = consumer.committed_offsets(list, Duration::from_secs(10))?;
+        let list = consumer.committed_offsets(list, LONGEST)?;
         let element = &list.elements()[0];
         Ok(match element.offset() {
             Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
@@ -252,7 +253,7 @@ impl Log for Running {
     }
 
     async fn settled(&mut self, offset: i64) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + LONGEST;
         loop {
             // A broker that was just started has no coordinator for a moment.
             let committed = self.world.committed(0).unwrap_or_default();
@@ -262,7 +263,7 @@ impl Log for Running {
             }
             if Instant::now() > deadline {
                 let health = self.member.as_ref().map(RunningProcessor::health);
-                bail!("not at {offset} after 60 s: {committed:?}, {health:?}");
+                bail!("not at {offset} in time: {committed:?}, {health:?}");
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -290,10 +291,10 @@ impl Log for Running {
     async fn redrive(&mut self, key: &str, skip: Option<i64>) -> Result<()> {
         let (kafka, own) = (&self.world.kafka, &*self.world.own);
         let asked = patiently(|| ops::redrive(kafka, own, key, skip))?;
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + LONGEST;
         while patiently(|| ops::is_done(kafka, own, &asked))?.is_none() {
             if Instant::now() > deadline {
-                bail!("{key} was not redriven in 60 s");
+                bail!("{key} was not redriven in time");
             }
         }
         Ok(())
@@ -321,7 +322,7 @@ impl Log for Running {
 
 /// A marker of a transaction may be written a moment after its commit was answered.
 fn patiently<T>(mut look: impl FnMut() -> Result<T, OpsError>) -> Result<T> {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + LONGEST;
     loop {
         match tokio::task::block_in_place(&mut look) {
             Err(OpsError::Read(ReadError::Open { .. })) if Instant::now() < deadline => {}

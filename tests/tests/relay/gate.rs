@@ -11,7 +11,7 @@ use millrace::relay::read::{self, BatchLimits, ROWS, Reader};
 use sqlx::{Connection, Executor, PgConnection, Row};
 use tokio::task::JoinSet;
 
-use super::{DEADLINE, Rig, append};
+use super::{DEADLINE, Rig, append, next_batch, next_ids};
 
 const LIMITS: BatchLimits = BatchLimits {
     events_max: 500,
@@ -185,7 +185,7 @@ async fn a_prepared_transaction_that_wrote_no_journal_does_not_hold_the_gate() -
         LIMITS,
         GateRule::JournalWriters,
     );
-    let unrelated = reader.next().await?;
+    let unrelated = next_batch(&mut reader).await?;
     rig.execute(&format!("ROLLBACK PREPARED '{name}'")).await?;
     assert_eq!(unrelated.events.len(), 1);
 
@@ -203,14 +203,7 @@ async fn a_prepared_transaction_that_wrote_no_journal_does_not_hold_the_gate() -
         held.events.is_empty(),
         "an event passed a prepared journal transaction"
     );
-    let after: Vec<String> = reader
-        .next()
-        .await?
-        .events
-        .iter()
-        .map(|e| e.aggregate_id.clone())
-        .collect();
-    assert_eq!(after, ["b", "c"]);
+    assert_eq!(next_ids(&mut reader, 2).await?, ["b", "c"]);
     Ok(())
 }
 
@@ -239,14 +232,7 @@ async fn an_open_journal_transaction_holds_the_gate_and_is_named() -> Result<()>
     assert_eq!(holder.application_name.as_deref(), Some("slow writer"));
     transaction.commit().await?;
 
-    let ids: Vec<String> = reader
-        .next()
-        .await?
-        .events
-        .iter()
-        .map(|e| e.aggregate_id.clone())
-        .collect();
-    assert_eq!(ids, ["slow", "quick"]);
+    assert_eq!(next_ids(&mut reader, 2).await?, ["slow", "quick"]);
     Ok(())
 }
 

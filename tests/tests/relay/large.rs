@@ -1,18 +1,16 @@
 //! Large events: what crosses the wire at once, and what no topic takes.
 
-use std::time::Instant;
-
 use anyhow::Result;
 use millrace::log::client;
 use millrace::position::JournalPosition;
 use millrace::relay::gate::GateRule;
-use millrace::relay::read::{self, Batch, BatchLimits, ROWS, Reader};
+use millrace::relay::read::{self, BatchLimits, ROWS, Reader};
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
 
-use super::{DEADLINE, PARTITIONS, Rig};
+use super::{PARTITIONS, Rig, next_batch};
 
 const LIMITS: BatchLimits = BatchLimits {
     events_max: 5000,
@@ -26,19 +24,6 @@ async fn reader(rig: &Rig) -> Result<Reader> {
         LIMITS,
         GateRule::JournalWriters,
     ))
-}
-
-/// The next batch with events. A transaction of another test that began this moment is not to be seen in
-/// `pg_stat_activity` yet, and rightly holds the gate until it is: that batch is empty.
-async fn next_batch(reader: &mut Reader) -> Result<Batch> {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        let batch = reader.next().await?;
-        if !batch.events.is_empty() {
-            return Ok(batch);
-        }
-        anyhow::ensure!(Instant::now() < deadline, "no events below the gate");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use millrace::config::{JournalConfig, KafkaConfig, Secret};
 use millrace::journal::Journal;
+use millrace::relay::read::{Batch, Reader};
 use millrace::relay::{Relay, RelayConfig, RelayError, RelayRole, RelayStatus};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -21,14 +22,36 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use sqlx::{Connection, PgConnection};
 use tests::servers::Servers;
+use tests::wait::LONGEST as DEADLINE;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Longest wait for anything; a wait that takes it is a failure, never a pass.
-const DEADLINE: Duration = Duration::from_secs(60);
 const PARTITIONS: i32 = 4;
+
+/// The next batch with events. A transaction of another test that began this moment is not to be seen in
+/// `pg_stat_activity` yet, and rightly holds the gate until it is: that batch is empty.
+async fn next_batch(reader: &mut Reader) -> Result<Batch> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let batch = reader.next().await?;
+        if !batch.events.is_empty() {
+            return Ok(batch);
+        }
+        anyhow::ensure!(Instant::now() < deadline, "no events below the gate");
+    }
+}
+
+/// The aggregates of the next events, which may come in several batches.
+async fn next_ids(reader: &mut Reader, count: usize) -> Result<Vec<String>> {
+    let mut ids = Vec::new();
+    while ids.len() < count {
+        let batch = next_batch(reader).await?;
+        ids.extend(batch.events.iter().map(|event| event.aggregate_id.clone()));
+    }
+    Ok(ids)
+}
 
 /// A journal, an aggregate type and topics of its own.
 struct Rig {

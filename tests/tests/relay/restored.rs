@@ -13,7 +13,7 @@ use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::{Rig, append};
+use super::{Rig, append, next_batch};
 
 async fn published(name: &str) -> Result<Rig> {
     let rig = Rig::new(name).await?;
@@ -209,7 +209,7 @@ async fn published_from_a_cluster_with_higher_ids(rig: &Rig) -> Result<()> {
         rig.config.limits(),
         GateRule::JournalWriters,
     );
-    let mut batch = reader.next().await?;
+    let mut batch = next_batch(&mut reader).await?;
     for event in &mut batch.events {
         event.position.xid += HIGHER;
     }

@@ -11,7 +11,7 @@ use millrace::relay::publish::Publisher;
 use millrace::relay::read::{self, Reader};
 use millrace::relay::seat;
 
-use super::Rig;
+use super::{Rig, next_batch};
 
 /// A leader that has staged a batch and not committed it: as a process that was stopped there.
 struct Frozen {
@@ -48,7 +48,7 @@ async fn freeze_before_commit(rig: &Rig) -> Result<Frozen> {
         limits,
         GateRule::JournalWriters,
     );
-    let batch = reader.next().await?;
+    let batch = next_batch(&mut reader).await?;
     let last = batch.events.last().context("nothing to stage")?;
     let position = PositionRecord {
         journal: identity.journal,
@@ -96,7 +96,7 @@ async fn a_standby_takes_over_from_a_frozen_leader_whose_late_commit_is_fenced()
     standby.until_published(&rig).await?;
     let took = frozen_at.elapsed();
     eprintln!("took over and published after {took:?}");
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(took < Duration::from_secs(40), "{took:?}");
     assert!(
         !lease.is_held(),
         "the frozen leader still believes in its lease"
@@ -199,7 +199,7 @@ async fn a_leader_that_reaches_the_journal_but_not_kafka_leaves_the_lead_to_one_
     healthy.until_published(&rig).await?;
     let took = waits_since.elapsed();
     eprintln!("took over from a leader without kafka after {took:?}");
-    assert!(took < Duration::from_secs(25), "{took:?}");
+    assert!(took < Duration::from_secs(60), "{took:?}");
 
     // The lease stays where it can be used.
     rig.append(&[("a", 2)]).await?;

@@ -1,7 +1,5 @@
 //! Resets with the stock tool, skips, and offsets that the log no longer holds.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use millrace::event::Recorded;
 use millrace::position::{JournalPosition, Token};
@@ -18,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::rows::{GuestTotals, HallRow, Halls};
 use super::world::World;
 
-const LONG: Duration = Duration::from_secs(20);
+use tests::wait::LONGEST as LONG;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_to_the_start_with_the_stock_tool_is_recorded_and_the_rows_stay() -> Result<()> {

@@ -23,7 +23,7 @@ use sqlx::PgPool;
 use tests::event;
 use tests::hall::{HallEvent, HallSeatReleased, HallSeatReserved};
 use tests::servers::Servers;
-use tests::wait::eventually;
+use tests::wait::{LONGEST, eventually};
 use uuid::Uuid;
 
 /// First schema id of the events; nobody else's ids are known.
@@ -187,7 +187,7 @@ impl<'s> World<'s> {
     fn send(&self, key: &str, payload: &[u8], headers: Option<OwnedHeaders>) -> Result<()> {
         let mut record = BaseRecord::to(&self.topic).key(key).payload(payload);
         record.headers = headers;
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + LONGEST;
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
@@ -203,7 +203,7 @@ impl<'s> World<'s> {
 
     /// Returns when everything produced stands on the topic.
     pub(super) fn flush(&self) -> Result<()> {
-        Ok(self.producer.flush(Duration::from_secs(30))?)
+        Ok(self.producer.flush(LONGEST)?)
     }
 
     pub(super) async fn count(&self, sql: &str) -> i64 {
@@ -229,7 +229,7 @@ impl<'s> World<'s> {
             .create()?;
         let mut list = rdkafka::TopicPartitionList::new();
         list.add_partition(&self.topic, partition);
-        let list = consumer.committed_offsets(list, Duration::from_secs(10))?;
+        let list = consumer.committed_offsets(list, LONGEST)?;
         let element = &list.elements()[0];
         Ok(match element.offset() {
             rdkafka::Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
