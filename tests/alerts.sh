@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Checks the alert rules of ops/ with promtool, and runs their tests: each alert fires once and stays silent twice.
 # Uses the promtool that is installed; where there is none it unpacks Debian's package beside the other servers, without installing it.
+# Ends with 3 where there is none to be had.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
@@ -29,7 +30,7 @@ find_promtool() {
     echo "$unpacked/usr/bin/promtool"
 }
 
-promtool=$(find_promtool | tail -1)
+promtool=$(find_promtool | tail -1) || exit 3
 "$promtool" --version 2>&1 | head -1
 "$promtool" check config --syntax-only ops/prometheus.yml
 "$promtool" check rules ops/alerts.yml

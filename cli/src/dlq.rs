@@ -1,25 +1,30 @@
-//! `millrace dlq`: dead letters of processors.
+//! `millrace dlq`: dead letters of processors, and of effects by the same words.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use millrace::config::KafkaConfig;
+use millrace::config::{KafkaConfig, ViewsConfig};
+use millrace::effect::ops::CallStatus;
 use millrace::processor::ops::{self, OpsError};
 use millrace::processor::{Handler, Letter, State};
 use serde_json::{Value, json};
 
+use crate::dead_calls;
+
 /// Between two looks at a request.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// List dead letters of processors, look at them, run those of a key again, or give one up.
+/// List dead letters of processors and effects, look at them, run those of a key again, or give one up.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
     #[command(flatten)]
     kafka: KafkaConfig,
+    #[command(flatten)]
+    views: ViewsConfig,
     /// Print JSON, one object a line.
     #[arg(long, global = true)]
     json: bool,
@@ -27,9 +32,9 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// The dead letters that wait, of one processor or of all.
+    /// The dead letters that wait, of one processor or effect or of all.
     List {
-        /// The processor.
+        /// The processor or effect.
         processor: Option<String>,
         /// Also those that were redriven or came again after a reset.
         #[arg(long)]
@@ -37,14 +42,14 @@ enum Action {
     },
     /// The dead letters of a key, with their headers.
     Show {
-        /// The processor.
+        /// The processor or effect.
         processor: String,
         /// The key as `list` shows it.
         key: String,
     },
     /// Run the waiting letters of a key again, in order, after the reason is gone.
     Redrive {
-        /// The processor.
+        /// The processor or effect.
         processor: String,
         /// The key as `list` shows it.
         key: String,
@@ -81,16 +86,25 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         .cloned()
         .collect();
     if let (Some(name), true) = (named, handlers.is_empty()) {
-        let known: Vec<&str> = topology.handlers().iter().map(|one| one.name()).collect();
+        let effects = dead_calls::known(&args.views).await?;
+        if effects.iter().any(|one| one == name) {
+            return of_effect(&args, name).await;
+        }
+        let known = topology.handlers().iter().map(|one| one.name());
+        let known: Vec<&str> = known.chain(effects.iter().map(String::as_str)).collect();
         eprintln!(
-            "millrace: processor {name} is unknown; known are: {}",
+            "millrace: neither a processor nor an effect is named {name}; known are: {}",
             known.join(", ")
         );
         return Ok(ExitCode::from(2));
     }
+    let effects = match named {
+        Some(_) => Vec::new(),
+        None => dead_calls::all(&args.views, None).await?,
+    };
     // librdkafka's calls block, and nothing else runs in this process.
     tokio::task::block_in_place(|| match &args.action {
-        Action::List { all, .. } => list(&args, &handlers, *all),
+        Action::List { all, .. } => list(&args, &handlers, (*all, &effects)),
         Action::Show { key, .. } => show(&args, &*handlers[0], key),
         Action::Redrive { key, timeout_s, .. } => {
             redrive(&args, &*handlers[0], (key, None), *timeout_s)
@@ -112,7 +126,29 @@ fn letters(args: &Args, handler: &dyn Handler) -> anyhow::Result<Vec<Letter>> {
     }
 }
 
-fn list(args: &Args, handlers: &[Arc<dyn Handler>], all: bool) -> anyhow::Result<ExitCode> {
+/// The same of an effect, whose letters stand in its table.
+async fn of_effect(args: &Args, effect: &str) -> anyhow::Result<ExitCode> {
+    match &args.action {
+        Action::List { .. } => {
+            let calls = dead_calls::all(&args.views, Some(effect)).await?;
+            list(args, &[], (false, &calls))
+        }
+        Action::Show { key, .. } => dead_calls::show(&args.views, (effect, key), args.json).await,
+        Action::Redrive { key, .. } => {
+            dead_calls::redrive(&args.views, (effect, key), args.json).await
+        }
+        Action::Skip { .. } => bail!(
+            "a call is given up with `millrace effects settle {effect} EVENT failed --note WHY`; `millrace dlq show {effect} KEY` shows the event"
+        ),
+    }
+}
+
+/// Of processors, and of effects what is dead.
+fn list(
+    args: &Args,
+    handlers: &[Arc<dyn Handler>],
+    (all, effects): (bool, &[CallStatus]),
+) -> anyhow::Result<ExitCode> {
     let mut rows = Vec::new();
     for handler in handlers {
         for letter in letters(args, &**handler)? {
@@ -137,6 +173,12 @@ fn list(args: &Args, handlers: &[Arc<dyn Handler>], all: bool) -> anyhow::Result
             ]);
         }
     }
+    for call in effects {
+        if args.json {
+            crate::output::line(&dead_calls::summary(call).to_string())?;
+        }
+        rows.push(dead_calls::row(call));
+    }
     if args.json {
         return Ok(ExitCode::SUCCESS);
     }
@@ -145,7 +187,7 @@ fn list(args: &Args, handlers: &[Arc<dyn Handler>], all: bool) -> anyhow::Result
         return Ok(ExitCode::SUCCESS);
     }
     let heading = [
-        "PROCESSOR",
+        "HANDLER",
         "KEY",
         "PARTITION",
         "OFFSET",

@@ -1,6 +1,7 @@
 //! The `millrace` command: one file a subcommand.
 
 mod command;
+mod dead_calls;
 mod dlq;
 mod effect_status;
 mod effects;

@@ -2,9 +2,10 @@
 //! of its claim. The statements are the same; schema and owner's column differ.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
+use crate::handled;
 use crate::log::Key;
 use crate::position::JournalPosition;
 use crate::projection::checkpoint::{Beginning, Checkpoint, Move, position_of};
@@ -16,6 +17,7 @@ pub(crate) struct Table {
     raise: &'static str,
     advance: &'static str,
     record_error: &'static str,
+    count_error: &'static str,
     fenced: &'static str,
 }
 
@@ -72,6 +74,11 @@ macro_rules! table {
                 "UPDATE ", $schema, ".checkpoints
                  SET error = $5, error_at = now(), errors = errors + 1, last_error = $5, last_error_at = now()
                  WHERE ", $owner, " = $1 AND topic = $2 AND partition = $3 AND epoch = $4"
+            ),
+            count_error: concat!(
+                "UPDATE ", $schema, ".checkpoints
+                 SET errors = errors + 1, last_error = $4, last_error_at = now()
+                 WHERE ", $owner, " = $1 AND topic = $2 AND partition = $3"
             ),
             fenced: concat!(
                 "SELECT c.topic, c.partition FROM ", $schema, ".checkpoints c
@@ -242,6 +249,24 @@ impl Table {
             .bind(claim.epoch)
             // The reason may quote an event, and Postgres stores no NUL.
             .bind(error.replace('\0', "\u{fffd}"))
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    /// Counts a failure that does not stop the partition.
+    pub(crate) async fn count_error(
+        &self,
+        conn: impl PgExecutor<'_>,
+        owner: &str,
+        (topic, partition): (&str, i32),
+        error: &str,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(self.count_error)
+            .bind(owner)
+            .bind(topic)
+            .bind(partition)
+            .bind(handled::short(error))
             .execute(conn)
             .await?;
         Ok(())

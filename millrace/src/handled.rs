@@ -9,6 +9,13 @@ use crate::log::record::Record;
 /// Characters of an error that are kept.
 const ERROR_CHARS_MAX: usize = 300;
 
+/// As much of an error as is kept; it may quote an event, and Postgres stores no NUL.
+pub(crate) fn short(error: &str) -> String {
+    let kept = error.chars().take(ERROR_CHARS_MAX);
+    kept.map(|char| if char == '\0' { '\u{fffd}' } else { char })
+        .collect()
+}
+
 /// What a handler has handled in a partition since it first ran; a replay counts again.
 #[derive(
     Debug,
@@ -32,9 +39,9 @@ pub struct Handled {
     pub first_seen: Option<DateTime<Utc>>,
     /// When the last of them was.
     pub last_seen: Option<DateTime<Utc>>,
-    /// How often it stood still.
+    /// How often it stood still, put an aggregate aside, or had a call fail.
     pub errors: i64,
-    /// Why it did last, whether or not that is over.
+    /// Why that was last, whether or not it is over.
     pub last_error: Option<String>,
     /// When.
     pub last_error_at: Option<DateTime<Utc>>,
@@ -56,6 +63,15 @@ macro_rules! columns {
     };
 }
 
+/// What has failed of a row `c` of an effect's checkpoints: its dead letters.
+macro_rules! dead {
+    () => {
+        "(SELECT count(*) FROM millrace_effects.calls d
+          WHERE d.effect = c.effect AND d.topic = c.topic AND d.partition = c.partition
+            AND d.state = 'dead') AS failed"
+    };
+}
+
 /// What has failed of a row `c` of a view's checkpoints: the parked aggregates of its live build.
 macro_rules! parked {
     () => {
@@ -65,7 +81,7 @@ macro_rules! parked {
     };
 }
 
-pub(crate) use {columns, parked};
+pub(crate) use {columns, dead, parked};
 
 impl Handled {
     /// One more record was handled.
@@ -83,7 +99,7 @@ impl Handled {
     /// A record could not be handled, for now or for good.
     pub(crate) fn failed(&mut self, error: &str) {
         self.errors += 1;
-        self.last_error = Some(error.chars().take(ERROR_CHARS_MAX).collect());
+        self.last_error = Some(short(error));
         self.last_error_at = Some(Utc::now());
     }
 }

@@ -54,7 +54,7 @@ pub struct HandlerStats {
     pub unprocessed: i64,
     /// What waits for an operator, as [`Handled::failed`].
     pub failed: i64,
-    /// How often it stood still.
+    /// How often it failed, as [`Handled::errors`].
     pub errors: i64,
     /// By topic and partition.
     pub partitions: Vec<PartitionStats>,
@@ -133,10 +133,9 @@ const VIEWS: &str = concat!(
 const EFFECTS: &str = concat!(
     "SELECT c.effect AS name, c.topic, c.partition, c.next, ",
     handled::columns!(),
-    ", (SELECT count(*) FROM millrace_effects.calls d
-        WHERE d.effect = c.effect AND d.topic = c.topic AND d.partition = c.partition
-          AND d.state = 'dead') AS failed
-     FROM millrace_effects.checkpoints c ORDER BY c.effect, c.topic, c.partition"
+    ", ",
+    handled::dead!(),
+    " FROM millrace_effects.checkpoints c ORDER BY c.effect, c.topic, c.partition"
 );
 
 async fn stored(

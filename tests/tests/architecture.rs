@@ -89,7 +89,7 @@ fn nothing_produces_but_the_relay_the_inbox_processors_and_effects() -> Result<(
     ] {
         for path in files(&root().join(folder))? {
             let may = path.ends_with("millrace/src/log/transaction.rs")
-                || path.ends_with("millrace/src/processor/ops.rs")
+                || path.ends_with("millrace/src/processor/ops/mod.rs")
                 || path.ends_with("millrace/src/effect/emit.rs")
                 || path.components().any(|part| {
                     ["relay", "inbox"]

@@ -6,6 +6,8 @@ use serde_json::Value;
 use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
+use crate::handled::{self, Handled};
+
 /// Why an operator's word was not followed.
 #[derive(Debug, thiserror::Error)]
 pub enum EffectOpsError {
@@ -69,6 +71,26 @@ pub struct EffectStatus {
     pub oldest_pending: Option<DateTime<Utc>>,
     /// Why partitions stand still, one sentence each.
     pub errors: Vec<String>,
+    /// What it has handled, by partition.
+    #[sqlx(skip)]
+    pub partitions: Vec<PartitionStatus>,
+}
+
+/// An effect on one partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow)]
+pub struct PartitionStatus {
+    #[serde(skip)]
+    effect: String,
+    /// Topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// Offset of the next record to claim.
+    pub next: i64,
+    /// What it has handled here; a failed call counts among the errors.
+    #[serde(flatten)]
+    #[sqlx(flatten)]
+    pub handled: Handled,
 }
 
 impl EffectStatus {
@@ -87,7 +109,7 @@ pub async fn status(pool: &PgPool) -> Result<Vec<EffectStatus>, EffectOpsError> 
     if !there {
         return Ok(Vec::new());
     }
-    Ok(sqlx::query_as(
+    let mut effects: Vec<EffectStatus> = sqlx::query_as(
         "SELECT e.name AS effect, e.paused,
                 count(*) FILTER (WHERE c.state = 'pending') AS pending,
                 count(*) FILTER (WHERE c.state = 'pending' AND c.class IS NOT NULL) AS retrying,
@@ -108,7 +130,23 @@ pub async fn status(pool: &PgPool) -> Result<Vec<EffectStatus>, EffectOpsError> 
          GROUP BY e.name ORDER BY e.name",
     )
     .fetch_all(pool)
-    .await?)
+    .await?;
+    let partitions: Vec<PartitionStatus> = sqlx::query_as(concat!(
+        "SELECT c.effect, c.topic, c.partition, c.next, ",
+        handled::columns!(),
+        ", ",
+        handled::dead!(),
+        " FROM millrace_effects.checkpoints c ORDER BY c.effect, c.topic, c.partition"
+    ))
+    .fetch_all(pool)
+    .await?;
+    for partition in partitions {
+        let mut of = effects.iter_mut();
+        if let Some(one) = of.find(|one| one.effect == partition.effect) {
+            one.partitions.push(partition);
+        }
+    }
+    Ok(effects)
 }
 
 /// A row, without the record that it was claimed from.

@@ -20,6 +20,7 @@ use super::policy::after_failure;
 use super::run::{Core, EffectError};
 use super::store::{self, Ending, Row};
 use super::{Answer, CallError, RuleName, crash_point};
+use crate::checkpoints::EFFECTS;
 use crate::projection::Record;
 use crate::telemetry;
 
@@ -231,6 +232,15 @@ enum Told {
     ByAnswer,
 }
 
+/// Counts a failure beside the partition's position, behind the transaction that recorded it: in one with it, this and a batch
+/// that claims rows would wait for each other. A crash in between leaves it uncounted; the row itself says what happened.
+async fn count(core: &Core, row: &Row, reason: &str) {
+    let counted = EFFECTS.count_error(&core.pool, core.name(), row.place(), reason);
+    if let Err(error) = counted.await {
+        tracing::warn!(effect = core.name(), %error, "a failure was not counted");
+    }
+}
+
 /// Writes an ending down, for as long as Postgres is away; at shutdown only once more. What could not be written is in doubt
 /// after the deadline. False if the row is no longer ours to write.
 async fn persist(core: &Core, row: &Row, ending: &Ending, told: Told) -> bool {
@@ -243,7 +253,12 @@ async fn persist(core: &Core, row: &Row, ending: &Ending, told: Told) -> bool {
             Told::ByAnswer => store::record_answer(&core.pool, core.name(), row, ending).await,
         };
         match written {
-            Ok(ours) => return ours,
+            Ok(ours) => {
+                if let (true, Ending::Failed(next)) = (ours, ending) {
+                    count(core, row, &next.reason).await;
+                }
+                return ours;
+            }
             Err(error) => {
                 tracing::warn!(effect = core.name(), event = %row.event_id, %error, "outcome not recorded yet");
                 core.health.failed(error.to_string());

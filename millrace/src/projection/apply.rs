@@ -74,6 +74,7 @@ pub(crate) async fn apply<W: Write>(
         parked: aside.len(),
         incomplete: written.incomplete,
         aside,
+        reasons: parking.reasons(),
     })
 }
 

@@ -121,6 +121,16 @@ impl Parking {
     }
 }
 
+impl Parking {
+    /// Topic, partition and reason of every aggregate that this batch parks.
+    pub(crate) fn reasons(&self) -> Vec<(String, i32, String)> {
+        let reasons = self.reasons.iter();
+        reasons
+            .map(|((topic, partition, _), reason)| (topic.clone(), *partition, reason.clone()))
+            .collect()
+    }
+}
+
 fn key(record: &Record) -> Key {
     let id = match record.aggregate_id() {
         Some(id) => id.to_owned(),

@@ -81,6 +81,8 @@ pub struct Applied {
     pub incomplete: usize,
     /// Which records were put aside, by their index in the batch.
     pub aside: BTreeMap<usize, Aside>,
+    /// Where an aggregate was put aside, and why: topic, partition and reason.
+    pub reasons: Vec<(String, i32, String)>,
 }
 
 /// Why a record was put aside.

@@ -5,8 +5,8 @@
 //!   and cancelled ones are none. It counts for the day on which it was confirmed, and stays: an order cancelled later is in
 //!   the refunds of `payments`, not here.
 //! - **Batched**: [`SalesDigestIssued`] comes once, [`GRACE`] after the day's end. A sale that is counted later (its events were late)
-//!   opens the digest again, and one more with the next revision comes [`GRACE`] after it, however many sales came meanwhile: at most 24 a
-//!   day and in fact hardly any.
+//!   opens the digest again, and one more with the next revision comes [`GRACE`] after it, however many sales came meanwhile: at most 24
+//!   further ones a day and in fact hardly any.
 //! - **Bounded**: the state is a sum for each currency, at most [`CURRENCIES_MAX`]; more are refused. A sum that would
 //!   overflow is refused too.
 
@@ -252,6 +252,24 @@ mod tests {
             .id(DAY)
             .when(IssueSalesDigest {})
             .then_rejected(Rejection::NothingNew);
+    }
+
+    #[test]
+    fn a_day_has_a_bounded_number_of_currencies_and_goes_on_counting_those() {
+        let name = |number: usize| {
+            let letter = |at: usize| char::from(b'A' + (at % 26) as u8);
+            String::from_iter([letter(number / 676), letter(number / 26), letter(number)])
+        };
+        let full = (0..CURRENCIES_MAX).map(|number| counted(&name(number), 1));
+        let full: Vec<SalesDayEvent> = [opened()].into_iter().chain(full).collect();
+        given::<SalesDay>(full.clone())
+            .id(DAY)
+            .when(sale(&name(CURRENCIES_MAX), 1))
+            .then_rejected(Rejection::Currencies);
+        given::<SalesDay>(full)
+            .id(DAY)
+            .when(sale("AAA", 2))
+            .then([counted("AAA", 2)]);
     }
 
     #[test]

@@ -17,10 +17,10 @@ millrace::commands! {
         ShipOrder [1],
         DeliverOrder [1],
         CancelOrder [1],
-        ExpireOrder [1],
-        RecordPayment [1],
-        RecordPaymentFailure [1],
-        ConfirmPaidOrder [1],
+        ExpireOrder [1] sent_by ["confirmation"],
+        RecordPayment [1] sent_by ["payment-order"],
+        RecordPaymentFailure [1] sent_by ["payment-order"],
+        ConfirmPaidOrder [1] sent_by ["saga-steps"],
     }
 }
 

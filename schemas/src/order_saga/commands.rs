@@ -9,9 +9,9 @@ use crate::order::ProductQuantity;
 millrace::commands! {
     /// What can be asked of the saga of an order.
     pub enum OrderSagaCommand for "order_saga" in "commerce" {
-        StartOrderSaga [1],
-        RecordSagaFact [1],
-        ExpireSagaStep [1],
+        StartOrderSaga [1] sent_by ["order-saga"],
+        RecordSagaFact [1] sent_by ["order-saga", "payment-saga", "stock-saga"],
+        ExpireSagaStep [1] sent_by ["step"],
         ResumeOrderSaga [1],
     }
 }

@@ -7,10 +7,10 @@ use crate::order::Coordination;
 millrace::commands! {
     /// What can be asked of a payment.
     pub enum PaymentCommand for "payment" in "commerce" {
-        RequestPayment [1],
+        RequestPayment [1] sent_by ["order-payment", "saga-steps"],
         RecordCharge [1],
         RecordChargeFailure [1],
-        CancelPayment [1],
+        CancelPayment [1] sent_by ["order-payment", "saga-steps"],
         RecordRefund [1],
     }
 }

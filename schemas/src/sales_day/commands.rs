@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 millrace::commands! {
     /// What can be asked of a day's sales.
     pub enum SalesDayCommand for "sales_day" in "commerce" {
-        CountSale [1],
+        CountSale [1] sent_by ["order-sales"],
         IssueSalesDigest [1],
     }
 }

@@ -275,5 +275,19 @@ async fn every_event_of_a_story_leads_back_to_the_callers_command_over_every_hop
         assert!(types["paid"].contains(wanted), "{:?}", types["paid"]);
         assert!(types["saga"].contains(wanted), "{:?}", types["saga"]);
     }
+    // What was sold is told once, when the day is over.
+    let due = "UPDATE millrace.timers SET due_at = clock_timestamp()
+               WHERE aggregate_type = 'sales_day' AND state = 'pending'";
+    sqlx::query(due).execute(&mut journal).await?;
+    let told = "SELECT coalesce(sum(orders), 0)::bigint FROM views.sales_digests";
+    shop.world.until_number(told, 2).await?;
+    let url = format!("{}/views/sales-digests", shop.world.url);
+    let digests: Value = shop.http.get(url).send().await?.json().await?;
+    let items = digests["items"].as_array().context("no items")?;
+    ensure!(!items.is_empty(), "{digests}");
+    for digest in items {
+        assert_eq!(digest["currency"], "EUR", "{digest}");
+        assert_eq!(digest["revision"], 1, "{digest}");
+    }
     up.stop().await
 }

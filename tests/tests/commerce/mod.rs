@@ -2,6 +2,7 @@
 //! run out, and roles that are killed. Money and stock add up, and nothing is stuck.
 
 mod causes;
+mod kills;
 mod schedules;
 mod shop;
 mod storm;

@@ -1,6 +1,7 @@
 //! A shop on real servers whose orders are paid at the in-house gateway, and the books that say whether they add up.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -10,6 +11,7 @@ use processors::gateway::ledger::Ledger;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, PgPool};
 use tests::http::Server;
+use uuid::Uuid;
 
 use crate::operate::world::{LONG, Process, World, free_address};
 
@@ -30,7 +32,23 @@ pub(super) struct Shop {
     pub(super) gateway: Server,
     pub(super) ledger: Ledger,
     pub(super) http: reqwest::Client,
+    /// Of every command that was accepted: the aggregate and its events, by id and sequence.
+    pub(super) acknowledged: Mutex<Vec<Acknowledged>>,
     environment: Vec<(&'static str, String)>,
+}
+
+/// What a command was answered with.
+#[derive(Debug, serde::Deserialize)]
+pub(super) struct Acknowledged {
+    pub(super) id: String,
+    pub(super) events: Vec<AcknowledgedEvent>,
+}
+
+/// An event of which was said that it is durable.
+#[derive(Debug, serde::Deserialize)]
+pub(super) struct AcknowledgedEvent {
+    pub(super) id: Uuid,
+    pub(super) sequence: i64,
 }
 
 impl Shop {
@@ -54,6 +72,7 @@ impl Shop {
             gateway,
             ledger,
             http: reqwest::Client::new(),
+            acknowledged: Mutex::default(),
             environment,
         })
     }
@@ -97,8 +116,13 @@ impl Shop {
                 .post(format!("{}/commands/{to}", self.world.url))
                 .header("idempotency-key", format!("{kind}/{to}"))
                 .json(&json!({"type": kind, "data": data}));
-            match request.send().await.map(|answer| answer.status().as_u16()) {
-                Ok(status) if status < 500 => return Ok(status),
+            match answered(request).await {
+                Ok((201, body)) => {
+                    let accepted = serde_json::from_slice(&body)?;
+                    self.acknowledged.lock().unwrap().push(accepted);
+                    return Ok(201);
+                }
+                Ok((status, _)) if status < 500 => return Ok(status),
                 other => ensure!(begun.elapsed() < LONG, "{kind} to {to}: {other:?}"),
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -129,6 +153,12 @@ impl Shop {
             .await
     }
 
+    pub(super) async fn ship(&self, order: &str) -> Result<u16> {
+        let parcel = json!({"tracking_code": "JD1"});
+        self.command(&format!("order/{order}"), "ShipOrder", parcel)
+            .await
+    }
+
     pub(super) async fn cancel(&self, order: &str) -> Result<u16> {
         let reason = json!({"reason": "changed my mind"});
         self.command(&format!("order/{order}"), "CancelOrder", reason)
@@ -152,13 +182,13 @@ impl Shop {
         Ok(rows.into_iter().collect())
     }
 
-    /// Money and goods add up: every confirmed order was charged once and in full, of every other one nothing is kept, what is set
-    /// aside is the confirmed orders', and nothing else is missing. How many orders are confirmed.
+    /// Money and goods add up: every confirmed order, shipped or not, was charged once and in full, of every other one nothing is
+    /// kept, and nothing else is missing. How many orders are confirmed.
     pub(super) async fn add_up(&self, orders: i64) -> Result<i64> {
         let statuses = self.settled(orders).await?;
         let mut views = PgConnection::connect(self.world.servers.views_database_url()).await?;
         let totals: Vec<(String, i64)> = sqlx::query_as(
-            "SELECT order_id, total_cents FROM views.orders WHERE status = 'confirmed'",
+            "SELECT order_id, total_cents FROM views.orders WHERE status IN ('confirmed', 'shipped')",
         )
         .fetch_all(&mut views)
         .await?;
@@ -208,4 +238,11 @@ impl Shop {
             .fetch_all(&mut views)
             .await?)
     }
+}
+
+/// Status and body; both, or the command may have been carried out and is sent again.
+async fn answered(request: reqwest::RequestBuilder) -> reqwest::Result<(u16, Vec<u8>)> {
+    let answer = request.send().await?;
+    let status = answer.status().as_u16();
+    Ok((status, answer.bytes().await?.to_vec()))
 }

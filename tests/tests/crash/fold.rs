@@ -14,14 +14,14 @@ use super::oracle::Event;
 use super::verdict::Findings;
 
 /// Decodes with the schemas that the registry gives out by id.
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     registry: String,
     http: reqwest::Client,
     schemas: HashMap<i32, Schema>,
 }
 
 impl Decoder {
-    pub(super) fn new(registry: &str) -> Result<Self> {
+    pub(crate) fn new(registry: &str) -> Result<Self> {
         Ok(Self {
             registry: registry.to_owned(),
             http: reqwest::Client::builder().build()?,
@@ -30,7 +30,7 @@ impl Decoder {
     }
 
     /// The data of these events, in their order.
-    pub(super) async fn all(&mut self, journal: &[Event]) -> Result<Vec<Value>> {
+    pub(crate) async fn all(&mut self, journal: &[Event]) -> Result<Vec<Value>> {
         let mut data = Vec::with_capacity(journal.len());
         for event in journal {
             data.push(self.decode(event).await?);
@@ -144,7 +144,11 @@ pub(super) fn fold(journal: &[Event], data: &[Value]) -> Result<Expected> {
                 let sum = totals.entry(order.customer_id.clone()).or_default();
                 *sum = (sum.0 + 1, sum.1 + total);
             }
-            "OrderProductReserved" => {}
+            "OrderProductReserved"
+            | "OrderPaymentDue"
+            | "OrderPaymentRecorded"
+            | "OrderPaid"
+            | "OrderPaymentWithdrawn" => {}
             "OrderConfirmed" => "confirmed".clone_into(&mut order.status),
             "OrderShipped" => "shipped".clone_into(&mut order.status),
             "OrderDelivered" => "delivered".clone_into(&mut order.status),
@@ -251,7 +255,7 @@ pub(super) async fn compare(
     event_log(journal, views, findings).await
 }
 
-fn differ<T: PartialEq + std::fmt::Debug>(
+pub(crate) fn differ<T: PartialEq + std::fmt::Debug>(
     check: &'static str,
     expected: &BTreeMap<String, T>,
     shown: &BTreeMap<String, T>,

@@ -9,7 +9,7 @@ mod drained;
 mod facts;
 mod fleet;
 mod flow;
-mod fold;
+pub(crate) mod fold;
 mod kills;
 mod load;
 pub(crate) mod oracle;

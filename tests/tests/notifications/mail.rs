@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tests::smtp::Mode;
 
 use super::{ATTEMPTS_MAX, Office, address};
+use crate::operate::stats::failures;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_answer_of_a_mail_server_leads_to_what_it_means() -> Result<()> {
@@ -96,6 +97,13 @@ async fn each_answer_of_a_mail_server_leads_to_what_it_means() -> Result<()> {
         );
         ensure!(row.last_error.is_some(), "{row:?}");
     }
+    // Of the eight, three were refused for good, two stand in doubt, and twelve calls more came to nothing for now.
+    let (failed, errors, reasons) = failures(&office.world, "email").await?;
+    assert_eq!(failed, 3, "{reasons:?}");
+    ensure!(errors >= 8, "{errors}: {reasons:?}");
+    let says = |text: &str| reasons.iter().any(|reason| reason.contains(text));
+    ensure!(says("the SMTP server answered"), "{reasons:?}");
+    ensure!(!says("@example.net"), "an address stands in {reasons:?}");
     what_waits_for_an_operator_is_theirs_to_decide(&office).await?;
     let printed = up.printed();
     for (recipient, _) in modes {
@@ -139,9 +147,30 @@ async fn what_waits_for_an_operator_is_theirs_to_decide(office: &Office) -> Resu
         .filter(|line| line.contains("millrace_dlq_cause"));
     assert_eq!(letters.count(), 3);
 
+    // By the words that processors' letters go by.
+    let listed = office.world.done(&["dlq", "list", "--json"])?;
+    let letters: Vec<Value> = listed
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    let mut keys: Vec<&str> = letters
+        .iter()
+        .filter(|one| one["effect"] == "email")
+        .filter_map(|one| one["key"].as_str())
+        .collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["full", "nobody", "spam"], "{listed}");
+    let shown = office.world.done(&["dlq", "show", "email", "spam"])?;
+    ensure!(shown.contains("554 5.7.1"), "{shown}");
+    let unknown = office.world.run(&["dlq", "show", "emial", "spam"])?;
+    assert_eq!(unknown.status.code(), Some(2));
+    let none = office.world.run(&["dlq", "redrive", "email", "well"])?;
+    assert_eq!(none.status.code(), Some(1));
+
     office.smtp.set(&address("full"), &[Mode::Well]);
     let event = office.asked_by("full").await?;
-    office.world.done(&["effects", "retry", "email", &event])?;
+    let again = office.world.done(&["dlq", "redrive", "email", "full"])?;
+    ensure!(again.contains(&event), "{again}");
     let full = office.until("full", "sent").await?;
     assert_eq!(full.attempts, ATTEMPTS_MAX + 1);
     let reason = "the SMTP server answered 452 4.2.2";

@@ -9,6 +9,7 @@ use reqwest::Response;
 use serde_json::{Value, json};
 use tests::servers::Server;
 
+use super::stats::failures;
 use super::world::{LONG, PARTITIONS, World};
 
 /// `status` and its helpers give every server five seconds; the rest is a busy machine's.
@@ -124,6 +125,10 @@ async fn foreign_records_are_parked_and_skipped(world: &World) -> Result<()> {
     let told = String::from_utf8_lossy(&status.stdout).into_owned();
     assert_eq!(status.status.code(), Some(1), "{told}");
     assert!(told.contains("`millrace parked list orders`"), "{told}");
+    let (failed, errors, reasons) = failures(world, "orders").await?;
+    let all = i64::from(PARTITIONS);
+    assert_eq!((failed, errors), (all, all), "{reasons:?}");
+    assert_eq!(reasons.len(), PARTITIONS as usize, "{reasons:?}");
     for view in ["orders", "customer-totals", "event-log"] {
         let listed = world.done(&["parked", "list", view, "--json"])?;
         let parked: Vec<Value> = listed

@@ -6,7 +6,7 @@ mod metrics;
 mod openapi;
 mod outages;
 mod resets;
-mod stats;
+pub(crate) mod stats;
 mod stream;
 mod traces;
 pub(crate) mod world;

@@ -161,6 +161,66 @@ async fn is_served(
     Ok(())
 }
 
+/// Something that a query parameter of this schema takes.
+fn sample(document: &Value, schema: &Value) -> String {
+    if let Some(name) = schema["$ref"].as_str() {
+        let found = name.strip_prefix('#').and_then(|at| document.pointer(at));
+        return sample(document, found.unwrap_or(&Value::Null));
+    }
+    let of_any = schema["anyOf"].as_array().or(schema["oneOf"].as_array());
+    if let Some(one) = of_any.and_then(|all| all.first()) {
+        return sample(document, one);
+    }
+    if let Some(one) = schema["enum"].get(0).or(schema.get("const")) {
+        return one.as_str().unwrap_or_default().to_owned();
+    }
+    let is = |wanted: &str| match &schema["type"] {
+        Value::Array(types) => types.iter().any(|one| one == wanted),
+        one => one == wanted,
+    };
+    match schema["format"].as_str() {
+        Some("date-time") => "2026-01-31T10:00:00Z".to_owned(),
+        Some("date") => "2026-01-31".to_owned(),
+        Some("uuid") => uuid::Uuid::now_v7().to_string(),
+        _ if is("boolean") => "true".to_owned(),
+        _ if is("integer") || is("number") => "1".to_owned(),
+        _ => "one".to_owned(),
+    }
+}
+
+/// Every filter of every view's list is taken and answered; how many there were.
+async fn every_filter_is_answered(world: &World, document: &Value) -> Result<usize> {
+    let mut asked = 0;
+    for (method, path, operation) in operations(document) {
+        if method != "get" || !path.starts_with("/views/") || path.contains('{') {
+            continue;
+        }
+        let parameters = operation["parameters"].as_array().into_iter().flatten();
+        let query: Vec<(&str, bool, String)> = parameters
+            .filter(|one| one["in"] == "query")
+            .map(|one| {
+                let name = one["name"].as_str().unwrap_or_default();
+                let value = sample(document, &one["schema"]);
+                (name, one["required"] == true, format!("{name}={value}"))
+            })
+            .collect();
+        // A token and a cursor are not the asker's to invent.
+        let invented = query
+            .iter()
+            .filter(|(name, ..)| !["after", "cursor"].contains(name));
+        for (name, _, asked_for) in invented {
+            let with = query
+                .iter()
+                .filter(|(other, required, _)| *required && other != name);
+            let with: Vec<&str> = with.map(|(.., text)| text.as_str()).collect();
+            let all = [&with[..], &[asked_for.as_str()]].concat().join("&");
+            shaped(world, document, (&path, &format!("{path}?{all}"))).await?;
+            asked += 1;
+        }
+    }
+    Ok(asked)
+}
+
 /// The answer, which must be of its documented shape.
 async fn shaped(world: &World, document: &Value, (shown, path): (&str, &str)) -> Result<Value> {
     let begun = Instant::now();
@@ -177,7 +237,7 @@ async fn shaped(world: &World, document: &Value, (shown, path): (&str, &str)) ->
     let operation = &document["paths"][shown]["get"];
     let schema =
         &operation["responses"][status.to_string()]["content"]["application/json"]["schema"];
-    ensure!(schema.is_object(), "{shown}: {status} {value}");
+    ensure!(schema.is_object(), "GET {path}: {status} {value}");
     let fault = Shapes(document).fault(schema, &value, "");
     ensure!(fault.is_none(), "GET {path}{}", fault.unwrap_or_default());
     Ok(value)
@@ -238,6 +298,8 @@ async fn what_the_document_says_is_what_the_routes_serve() -> Result<()> {
         assert!(paths.contains(path), "{path} is not documented");
     }
     requests_and_answers_have_their_shapes(&world, &document).await?;
+    let filters = every_filter_is_answered(&world, &document).await?;
+    ensure!(filters > 40, "{filters} filters");
     up.stop().await
 }
 

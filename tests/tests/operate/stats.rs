@@ -18,6 +18,28 @@ async fn stats(world: &World) -> Result<Option<Value>> {
     Ok(Some(answer.error_for_status()?.json().await?))
 }
 
+/// What of a handler failed: how much waits for an operator, how often, and the last reasons of its partitions.
+pub(crate) async fn failures(world: &World, name: &str) -> Result<(i64, i64, Vec<String>)> {
+    let begun = Instant::now();
+    loop {
+        if let Some(stats) = stats(world).await? {
+            let handlers = stats["handlers"].as_array().context("no handlers")?;
+            let handler = handlers.iter().find(|one| one["name"] == name);
+            let handler = handler.with_context(|| format!("no {name} in {stats}"))?;
+            let partitions = handler["partitions"].as_array().into_iter().flatten();
+            let reasons = partitions.filter_map(|one| one["last_error"].as_str());
+            let reasons = reasons.map(str::to_owned).collect();
+            return Ok((
+                number(handler, "failed")?,
+                number(handler, "errors")?,
+                reasons,
+            ));
+        }
+        ensure!(begun.elapsed() < LONG, "503");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+}
+
 fn number(of: &Value, name: &str) -> Result<i64> {
     of[name].as_i64().with_context(|| format!("{name} of {of}"))
 }

@@ -39,6 +39,11 @@ pub(in crate::effect) struct Row {
 }
 
 impl Row {
+    /// Topic and partition.
+    pub(in crate::effect) fn place(&self) -> (&str, i32) {
+        (&self.topic, self.partition)
+    }
+
     /// The record that it was claimed from.
     pub(in crate::effect) fn record(&self) -> Record {
         Record::new(

@@ -12,6 +12,7 @@ use sqlx::Connection;
 
 use super::assign::{Core, Held, add_commit};
 use super::{SinkError, crash_point, reader};
+use crate::checkpoints::VIEWS;
 use crate::log::consumer::{self, Context, GroupConsumer, Polled, list_of};
 use crate::log::{Key, client};
 use crate::projection::checkpoint::{self, Checkpoint, Move};
@@ -520,6 +521,12 @@ fn write(
             .projector
             .apply(&mut tx, &build, &core.decoder, records)
             .await?;
+        for (topic, partition, reason) in &applied.reasons {
+            let place = (topic.as_str(), *partition);
+            VIEWS
+                .count_error(&mut *tx, &build.view, place, reason)
+                .await?;
+        }
         crash_point("sink.after-rows");
         crash_point("sink.before-commit");
         tx.commit().await?;

@@ -1,6 +1,6 @@
 //! Whether it all adds up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -8,13 +8,20 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::super::shop::UNSETTLED;
+use super::payments::{self, Payment};
 use super::{Interrupted, Order, Storm};
-use crate::crash::oracle::Oracle;
+use crate::crash::fold::{Decoder, differ};
+use crate::crash::oracle::{Event, Oracle};
 use crate::crash::verdict::{Findings, sequences, topic_equals_journal};
+use crate::operate::world::LONG;
 
-/// Mails that somebody is still to send, or to record the end of.
+/// Mails that somebody is still to ask for, to send, or to record the end of, and sales that nobody has counted.
 const UNSENT: &str = "SELECT
     (SELECT count(*) FROM views.notifications WHERE state NOT IN ('sent', 'uncertain'))
+  + (SELECT abs(count(*) FILTER (WHERE event_type IN ('OrderPlaced', 'PaymentReceived', 'OrderShipped'))
+              - (SELECT count(*) FROM views.notifications)) FROM views.event_log)
+  + (SELECT abs(count(*) FILTER (WHERE event_type = 'OrderPaid') - count(*) FILTER (WHERE event_type = 'SaleCounted'))
+     FROM views.event_log)
   + (SELECT count(*) FROM millrace_effects.calls WHERE effect = 'email' AND state NOT IN ('settled', 'uncertain'))";
 
 /// Where a customer is written to.
@@ -50,40 +57,59 @@ impl Storm {
         }
     }
 
-    /// The money is the confirmed orders', and what is set aside of each product is what they want of it.
+    /// The money is the confirmed orders', what is set aside of each product is what they want of it, and what was shipped out
+    /// is what the shipped ones wanted.
     pub(super) async fn goods_and_money(&self) -> Result<()> {
         let orders = self.orders.len() as i64;
-        let confirmed = self.shop.add_up(orders).await?;
-        ensure!(confirmed > 0, "nothing was sold");
+        let sold = self.shop.add_up(orders).await?;
         let statuses = self.shop.settled(orders).await?;
-        let mut due: BTreeMap<&str, i64> = BTreeMap::new();
-        let is_confirmed =
-            |order: &&Order| statuses.get(&order.id).is_some_and(|of| of == "confirmed");
-        for (product, quantity) in self
-            .orders
-            .iter()
-            .filter(is_confirmed)
-            .flat_map(Order::wants)
-        {
-            *due.entry(product).or_default() += quantity;
-        }
-        let mut views = PgConnection::connect(self.shop.world.servers.views_database_url()).await?;
-        let rows: Vec<(String, i64)> =
-            sqlx::query_as("SELECT product_id, reserved FROM views.stock")
-                .fetch_all(&mut views)
-                .await?;
-        for (product, reserved) in rows {
-            let due = due.remove(product.as_str()).unwrap_or(0);
+        let shipped = statuses.values().filter(|of| *of == "shipped").count();
+        ensure!(
+            sold > 0 && shipped > 0,
+            "{sold} orders are sold, {shipped} shipped"
+        );
+        let due = |status: &str| {
+            let is = |order: &&Order| statuses.get(&order.id).is_some_and(|of| of == status);
+            let mut due: BTreeMap<String, i64> = BTreeMap::new();
+            for (product, quantity) in self.orders.iter().filter(is).flat_map(Order::wants) {
+                *due.entry(product.to_owned()).or_default() += quantity;
+            }
+            due
+        };
+        let wanted = (due("confirmed"), due("shipped"));
+        let begun = Instant::now();
+        // The goods of a parcel leave the stock a moment after it.
+        loop {
+            let stock = self.stock().await?;
+            if stock == wanted {
+                break;
+            }
             ensure!(
-                reserved == due,
-                "{reserved} of {product} are set aside, {due} are wanted"
+                begun.elapsed() < LONG,
+                "set aside and shipped out: {stock:?}, wanted: {wanted:?}"
             );
+            tokio::time::sleep(Duration::from_millis(250)).await;
         }
-        ensure!(due.is_empty(), "wanted, and not set aside: {due:?}");
         self.say(&format!(
-            "{confirmed} of {orders} orders are confirmed; money and stock add up"
+            "{sold} of {orders} orders are sold, {shipped} of them shipped; money and stock add up"
         ));
         Ok(())
+    }
+
+    /// What is set aside and what was shipped out, by product.
+    async fn stock(&self) -> Result<(BTreeMap<String, i64>, BTreeMap<String, i64>)> {
+        let mut views = PgConnection::connect(self.shop.world.servers.views_database_url()).await?;
+        let rows: Vec<(String, i64, i64)> =
+            sqlx::query_as("SELECT product_id, reserved, shipped_out FROM views.stock")
+                .fetch_all(&mut views)
+                .await?;
+        let of = |quantity: fn(&(String, i64, i64)) -> i64| {
+            rows.iter()
+                .filter(|row| quantity(row) != 0)
+                .map(|row| (row.0.clone(), quantity(row)))
+                .collect()
+        };
+        Ok((of(|row| row.1), of(|row| row.2)))
     }
 
     /// Each mail was taken over once, or it stands as uncertain, and then a kill came between its call and the record of it.
@@ -132,7 +158,7 @@ impl Storm {
             .collect();
         ensure!(unknown.is_empty(), "nobody asked for these: {unknown:?}");
         // One for each event that a customer hears of.
-        let owed = "SELECT (SELECT count(*) FROM views.event_log WHERE event_type IN ('OrderPlaced', 'PaymentReceived'))
+        let owed = "SELECT (SELECT count(*) FROM views.event_log WHERE event_type IN ('OrderPlaced', 'PaymentReceived', 'OrderShipped'))
             - (SELECT count(*) FROM views.notifications)";
         ensure!(
             self.shop.world.number(owed).await? == 0,
@@ -168,17 +194,18 @@ impl Storm {
         taken
     }
 
-    /// Of every aggregate: the topic holds the journal's events, each once, in order and without a gap.
+    /// Of every aggregate the topic holds the journal's events, each once, in order and without a gap; the views are what a fold
+    /// of the journal gives; and nothing that was acknowledged is missing.
     pub(super) async fn topics(&self) -> Result<()> {
         let oracle = Oracle::new(&self.shop.world.servers)?;
-        let mut of: BTreeMap<String, Vec<_>> = BTreeMap::new();
-        for event in oracle.journal().await? {
-            of.entry(event.aggregate_type.clone())
-                .or_default()
-                .push(event);
-        }
+        let all = oracle.journal().await?;
         let mut findings = Findings::default();
         let mut told = Vec::new();
+        let mut of: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+        for event in &all {
+            let aggregate = of.entry(event.aggregate_type.as_str()).or_default();
+            aggregate.push(event.clone());
+        }
         for (aggregate, journal) in &of {
             let topic =
                 tokio::task::block_in_place(|| oracle.events(&format!("{aggregate}.events")))?;
@@ -186,20 +213,59 @@ impl Storm {
             sequences(journal, &topic, &[], &mut findings);
             told.push(format!("{} of {aggregate}", topic.len()));
         }
-        findings.verdict()?;
-        // The view of all events is what the journal holds.
-        let all: usize = of.values().map(Vec::len).sum();
-        let shown = self
-            .shop
-            .world
-            .number("SELECT count(*) FROM views.event_log")
-            .await?;
-        ensure!(
-            shown == all as i64,
-            "{shown} events are shown, {all} are in the journal"
+        let mut decoder = Decoder::new(self.shop.world.servers.registry())?;
+        let equal = oracle.views_equal_folds(&all, &mut decoder, &mut findings);
+        equal.await?;
+        let payments = of.remove("payment").unwrap_or_default();
+        let data = decoder.all(&payments).await?;
+        let shown = self.payments_shown().await?;
+        differ(
+            "3 views.payments equals a fold of the journal",
+            &payments::fold(&payments, &data)?,
+            &shown,
+            &mut findings,
         );
-        self.say(&format!("topics equal the journal: {}", told.join(", ")));
+        let acknowledged = self.acknowledged(&all, &mut findings);
+        findings.verdict()?;
+        self.say(&format!(
+            "topics equal the journal: {}; views equal its folds; {acknowledged} acknowledged commands are kept",
+            told.join(", ")
+        ));
         Ok(())
+    }
+
+    async fn payments_shown(&self) -> Result<BTreeMap<String, Payment>> {
+        let mut views = PgConnection::connect(self.shop.world.servers.views_database_url()).await?;
+        let rows: Vec<(String, String, i64, i64)> = sqlx::query_as(
+            "SELECT order_id, status, charged_cents, refunded_cents FROM views.payments",
+        )
+        .fetch_all(&mut views)
+        .await?;
+        let payment = |(id, status, charged_cents, refunded_cents)| {
+            let payment = Payment {
+                status,
+                charged_cents,
+                refunded_cents,
+            };
+            (id, payment)
+        };
+        Ok(rows.into_iter().map(payment).collect())
+    }
+
+    /// Check 4: every event of an accepted command stands in the journal where the answer said. How many commands there were.
+    fn acknowledged(&self, journal: &[Event], findings: &mut Findings) -> usize {
+        let place = |event: &Event| (event.event_id, (event.aggregate_id.clone(), event.sequence));
+        let stored: HashMap<Uuid, (String, i64)> = journal.iter().map(place).collect();
+        let acknowledged = self.shop.acknowledged.lock().unwrap();
+        for one in acknowledged.iter() {
+            for event in &one.events {
+                if stored.get(&event.id) != Some(&(one.id.clone(), event.sequence)) {
+                    let finding = format!("{event:?} of {} is not in the journal", one.id);
+                    findings.add("4 no acknowledged command is lost", finding);
+                }
+            }
+        }
+        acknowledged.len()
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod books;
 mod orders;
+mod payments;
 mod replay;
 
 use std::collections::BTreeSet;
@@ -87,6 +88,7 @@ impl Storm {
             ("EMAIL_FROM", "Shop <shop@example.org>"),
             ("SMTP_HOST", "127.0.0.1"),
             ("SMTP_TLS", "off"),
+            ("NOTIFICATION_TIMEOUT_MS", "60000"),
         ] {
             shop.set(name, value);
         }
@@ -132,7 +134,7 @@ impl Storm {
         Ok(())
     }
 
-    /// Places every order; one of seven cancels an earlier one, or one that comes yet.
+    /// Places every order; one of seven cancels an earlier one, or one that comes yet, and one of five ships an earlier one.
     async fn place(&self) -> Result<()> {
         let each = self
             .orders
@@ -152,11 +154,31 @@ impl Storm {
                     // It may have been cancelled for another reason, or not be there yet.
                     ensure!([201, 422].contains(&status), "{earlier}: {status}");
                 }
+                if number % 5 == 0 {
+                    let earlier = &self.orders[roll(number + 1)].id;
+                    // It may not be confirmed.
+                    let status = self.shop.ship(earlier).await?;
+                    ensure!([201, 422].contains(&status), "{earlier}: {status}");
+                }
                 Ok(())
             });
         in_lanes(each).await?;
         self.say("all orders are placed");
         Ok(())
+    }
+
+    /// Ships one of nine of those that are confirmed and rest.
+    async fn ship(&self) -> Result<()> {
+        let orders = self.orders.len() as i64;
+        let statuses = self.shop.settled(orders).await?;
+        let confirmed = statuses.iter().filter(|(_, status)| *status == "confirmed");
+        let parcels = confirmed.step_by(9).map(|(order, _)| async move {
+            let status = self.shop.ship(order).await?;
+            // By the number that a command goes by it may have been refused before, when it was too early.
+            ensure!([201, 422].contains(&status), "{order}: {status}");
+            Ok(())
+        });
+        in_lanes(parcels).await
     }
 
     async fn kill(&self, kills: usize, roles: &mut [Option<Process>]) -> Result<Interrupted> {
@@ -238,6 +260,8 @@ async fn money_stock_and_mails_add_up_and_no_order_is_stuck_whatever_is_killed()
     for role in roles.iter_mut().flatten() {
         role.ready().await?;
     }
+    storm.settle(LONG).await?;
+    storm.ship().await?;
     storm.settle(LONG).await?;
     storm.shop.world.until_caught_up().await?;
     storm.goods_and_money().await?;
