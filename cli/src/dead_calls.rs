@@ -16,10 +16,18 @@ pub(crate) async fn known(config: &ViewsConfig) -> anyhow::Result<Vec<String>> {
     Ok(status.into_iter().map(|one| one.effect).collect())
 }
 
-/// What was given up, of one effect or of all; the oldest first.
+/// What was given up, of one effect or of all; the oldest first, at most 1,000.
 pub(crate) async fn all(
     config: &ViewsConfig,
     effect: Option<&str>,
+) -> anyhow::Result<Vec<CallStatus>> {
+    read(config, effect, None).await
+}
+
+async fn read(
+    config: &ViewsConfig,
+    effect: Option<&str>,
+    key: Option<&str>,
 ) -> anyhow::Result<Vec<CallStatus>> {
     let pool = views::connect(config).await?;
     if ops::status(&pool).await?.is_empty() {
@@ -29,6 +37,7 @@ pub(crate) async fn all(
         effect: effect.map(str::to_owned),
         state: Some("dead".to_owned()),
         event_id: None,
+        aggregate_id: key.map(str::to_owned),
     };
     Ok(ops::calls(&pool, &filter).await?)
 }
@@ -37,8 +46,7 @@ async fn of_key(
     config: &ViewsConfig,
     (effect, key): (&str, &str),
 ) -> anyhow::Result<Vec<CallStatus>> {
-    let mut calls = all(config, Some(effect)).await?;
-    calls.retain(|one| one.aggregate_id == key);
+    let calls = read(config, Some(effect), Some(key)).await?;
     if calls.is_empty() {
         bail!("{effect} has no dead letter with the key {key}");
     }

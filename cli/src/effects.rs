@@ -159,7 +159,7 @@ async fn list(
     let filter = Filter {
         effect,
         state,
-        event_id: None,
+        ..Filter::default()
     };
     let there = !ops::status(pool).await?.is_empty();
     let calls = match there {
@@ -205,8 +205,8 @@ async fn list(
 async fn show(pool: &PgPool, effect: String, event: Uuid, json: bool) -> anyhow::Result<ExitCode> {
     let filter = Filter {
         effect: Some(effect.clone()),
-        state: None,
         event_id: Some(event),
+        ..Filter::default()
     };
     let calls = ops::calls(pool, &filter).await?;
     let Some(one) = calls.first() else {

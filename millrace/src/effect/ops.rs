@@ -209,6 +209,8 @@ pub struct Filter {
     pub state: Option<String>,
     /// One event.
     pub event_id: Option<Uuid>,
+    /// Of one aggregate.
+    pub aggregate_id: Option<String>,
 }
 
 /// Rows, oldest first, at most 1,000.
@@ -220,6 +222,7 @@ pub async fn calls(pool: &PgPool, filter: &Filter) -> Result<Vec<CallStatus>, Ef
                         AND b.state <> 'settled') AS waiting
          FROM millrace_effects.calls c
          WHERE ($1::text IS NULL OR c.effect = $1) AND ($3::uuid IS NULL OR c.event_id = $3)
+           AND ($4::text IS NULL OR c.aggregate_id = $4)
            AND CASE WHEN $2::text IS NOT NULL THEN c.state = $2
                     ELSE $3::uuid IS NOT NULL OR c.state IN ('dead', 'uncertain') END
          ORDER BY c.claimed_at, c.\"offset\" LIMIT 1000",
@@ -227,6 +230,7 @@ pub async fn calls(pool: &PgPool, filter: &Filter) -> Result<Vec<CallStatus>, Ef
     .bind(&filter.effect)
     .bind(&filter.state)
     .bind(filter.event_id)
+    .bind(&filter.aggregate_id)
     .fetch_all(pool)
     .await?)
 }

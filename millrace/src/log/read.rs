@@ -65,9 +65,15 @@ pub(crate) struct PartitionReader {
 impl PartitionReader {
     /// A reader; `role` is what the broker's log shows.
     pub(crate) fn new(config: &KafkaConfig, role: &str) -> Result<Self, KafkaError> {
+        // It is told at once that a partition has ended; others let the broker wait for more.
+        let reader = || {
+            let mut reader = client::reader(config, role);
+            reader.set("fetch.wait.max.ms", "10");
+            reader
+        };
         Ok(Self {
-            committed: client::reader(config, role).create()?,
-            uncommitted: client::reader(config, role)
+            committed: reader().create()?,
+            uncommitted: reader()
                 .set("isolation.level", "read_uncommitted")
                 .create()?,
         })

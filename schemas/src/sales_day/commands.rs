@@ -6,7 +6,7 @@ millrace::commands! {
     /// What can be asked of a day's sales.
     pub enum SalesDayCommand for "sales_day" in "commerce" {
         CountSale [1] sent_by ["order-sales"],
-        IssueSalesDigest [1],
+        IssueSalesDigest [1] sent_by ["digest"],
     }
 }
 

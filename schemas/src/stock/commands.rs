@@ -8,9 +8,9 @@ millrace::commands! {
     /// What can be asked of the stock of a product.
     pub enum StockCommand for "stock" in "commerce" {
         ReceiveStock [1],
-        ReserveStock [1, 2],
-        ReleaseStock [1],
-        ShipOutStock [1],
+        ReserveStock [1, 2] sent_by ["order-stock", "saga-steps"],
+        ReleaseStock [1] sent_by ["order-stock", "saga-steps"],
+        ShipOutStock [1] sent_by ["order-stock"],
         SetReorderLevel [1],
     }
 }

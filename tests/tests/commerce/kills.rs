@@ -9,16 +9,20 @@ use super::shop::Shop;
 use crate::operate::world::LONG;
 
 impl Shop {
-    /// Waits until so many steps of an order's saga have begun, as the journal has it.
-    async fn until_begun(&self, order: &str, steps: i64) -> Result<()> {
+    async fn begun(&self, order: &str) -> Result<i64> {
         let sql = format!(
             "SELECT count(*) FROM millrace.events WHERE aggregate_type = 'order_saga'
              AND aggregate_id = '{order}' AND event_type = 'OrderSagaStepBegun'"
         );
-        let begun = Instant::now();
-        while self.world.journal::<i64>(&sql).await? < steps {
+        self.world.journal(&sql).await
+    }
+
+    /// Waits until so many steps of an order's saga have begun, as the journal has it.
+    async fn until_begun(&self, order: &str, steps: i64) -> Result<()> {
+        let since = Instant::now();
+        while self.begun(order).await? < steps {
             ensure!(
-                begun.elapsed() < LONG,
+                since.elapsed() < LONG,
                 "{order}: no {steps} steps\n{}",
                 self.world.logs()
             );
@@ -35,14 +39,20 @@ async fn a_saga_that_is_killed_as_each_step_begins_goes_on_and_repeats_nothing()
     let shop = Shop::open(by_name()).await?;
     let mut up = shop.up().await?;
     shop.receive("tea", 100).await?;
+    let mut met = 0;
     for (order, steps) in [("kept", 1..=3), ("undone-Declines", 3..=5)] {
+        up.ready().await?;
         shop.place(order, "orchestration", &["tea"]).await?;
         for step in steps {
             shop.until_begun(order, step).await?;
             drop(up);
-            up = shop.up().await?;
+            // A machine that stood still in between may have let it go further.
+            met += i32::from(shop.begun(order).await? == step);
+            up = shop.spawn()?;
         }
     }
+    ensure!(met >= 3, "only {met} of 6 kills came in time");
+    up.ready().await?;
     // One order is confirmed, charged once and has its goods; of the other one nothing is kept.
     assert_eq!(shop.add_up(2).await?, 1);
     shop.reserved("tea", 1).await?;
@@ -62,13 +72,8 @@ async fn a_saga_that_is_killed_as_each_step_begins_goes_on_and_repeats_nothing()
         "cancel done",
     ];
     assert_eq!(undone, all);
-    // No step was begun a second time, and no effect was carried out twice.
-    for (order, steps) in [("kept", 3), ("undone-Declines", 5)] {
-        let begun = format!(
-            "SELECT count(*) FROM millrace.events WHERE aggregate_type = 'order_saga'
-             AND aggregate_id = '{order}' AND event_type = 'OrderSagaStepBegun'"
-        );
-        assert_eq!(shop.world.journal::<i64>(&begun).await?, steps, "{order}");
-    }
+    // No step was begun a second time.
+    assert_eq!(shop.begun("kept").await?, 3);
+    assert_eq!(shop.begun("undone-Declines").await?, 5);
     up.stop().await
 }

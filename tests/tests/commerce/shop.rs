@@ -82,9 +82,14 @@ impl Shop {
     }
 
     pub(super) async fn up(&self) -> Result<Process> {
-        let mut up = self.world.up_with(&self.settings())?;
+        let mut up = self.spawn()?;
         up.ready().await?;
         Ok(up)
+    }
+
+    /// All roles, which need not be ready when this returns.
+    pub(super) fn spawn(&self) -> Result<Process> {
+        self.world.up_with(&self.settings())
     }
 
     fn settings(&self) -> Vec<(&str, &str)> {

@@ -97,10 +97,10 @@ async fn each_answer_of_a_mail_server_leads_to_what_it_means() -> Result<()> {
         );
         ensure!(row.last_error.is_some(), "{row:?}");
     }
-    // Of the eight, three were refused for good, two stand in doubt, and twelve calls more came to nothing for now.
+    // Five were refused or given up and two stand in doubt, and others came to nothing for now before they were sent.
     let (failed, errors, reasons) = failures(&office.world, "email").await?;
     assert_eq!(failed, 3, "{reasons:?}");
-    ensure!(errors >= 8, "{errors}: {reasons:?}");
+    ensure!(errors >= 13, "{errors}: {reasons:?}");
     let says = |text: &str| reasons.iter().any(|reason| reason.contains(text));
     ensure!(says("the SMTP server answered"), "{reasons:?}");
     ensure!(!says("@example.net"), "an address stands in {reasons:?}");

@@ -127,7 +127,9 @@ async fn foreign_records_are_parked_and_skipped(world: &World) -> Result<()> {
     assert!(told.contains("`millrace parked list orders`"), "{told}");
     let (failed, errors, reasons) = failures(world, "orders").await?;
     let all = i64::from(PARTITIONS);
-    assert_eq!((failed, errors), (all, all), "{reasons:?}");
+    assert_eq!(failed, all, "{reasons:?}");
+    // A registry that was slow to say that it does not know a schema counts too.
+    ensure!(errors >= all, "{errors}: {reasons:?}");
     assert_eq!(reasons.len(), PARTITIONS as usize, "{reasons:?}");
     for view in ["orders", "customer-totals", "event-log"] {
         let listed = world.done(&["parked", "list", view, "--json"])?;

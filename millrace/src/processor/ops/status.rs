@@ -17,8 +17,8 @@ use crate::log::{Key, client};
 use crate::processor::{Block, Handler, blocked_topic};
 use crate::projection::ops::{ends_and_rest, members_by_group};
 
-/// Groups that are asked at once for what they have committed: most of the time is waited for the broker.
-const GROUPS_AT_ONCE: usize = 8;
+/// Processors of which is read at once: most of the time is waited for the broker.
+const AT_ONCE: usize = 8;
 
 /// How a processor stands in Kafka.
 #[derive(Debug, Clone, Serialize)]
@@ -97,8 +97,13 @@ pub fn status(
         .collect();
     let ends = ends_and_rest(kafka, &all)?;
     let members = members_by_group(kafka, None)?;
+    let blocks = at_once(handlers, |handler| {
+        let blocked = blocked_topic(&handler.group());
+        let reader = PartitionReader::new(kafka, "blocked")?;
+        read_blocks(&reader, &blocked, count(&blocked)?)
+    })?;
     let mut statuses = Vec::with_capacity(placed.len());
-    for (handler, committed, positions) in placed {
+    for ((handler, committed, positions), blocks) in placed.into_iter().zip(blocks) {
         let partitions: Vec<PartitionStatus> = positions
             .into_iter()
             .map(|(topic, partition, next)| {
@@ -119,8 +124,6 @@ pub fn status(
             })
             .collect();
         let group = handler.group();
-        let blocked = blocked_topic(&group);
-        let blocks = read_blocks(&reader, &blocked, count(&blocked)?)?;
         statuses.push(ProcessorStatus {
             processor: handler.name().to_owned(),
             members: members.get(&group).copied().unwrap_or(0),
@@ -146,7 +149,7 @@ fn committed_of(
     handlers: &[Arc<dyn Handler>],
     counts: &BTreeMap<String, i32>,
 ) -> Result<Vec<BTreeMap<Key, Committed>>, KafkaError> {
-    let ask = |handler: &Arc<dyn Handler>| {
+    at_once(handlers, |handler| {
         let topic = handler.topic();
         let keys = keys(&topic, counts.get(&topic).copied().unwrap_or(0));
         // Without a rebalance: only its committed offsets are read.
@@ -154,13 +157,20 @@ fn committed_of(
             .set("group.id", handler.group())
             .create()?;
         consumer::committed(&consumer, &keys)
-    };
+    })
+}
+
+/// Asks for all of them, some at a time; the answers are in their order.
+fn at_once<T: Send, E: Send>(
+    handlers: &[Arc<dyn Handler>],
+    ask: impl Fn(&dyn Handler) -> Result<T, E> + Sync,
+) -> Result<Vec<T>, E> {
     let mut all = Vec::with_capacity(handlers.len());
-    for some in handlers.chunks(GROUPS_AT_ONCE) {
+    for some in handlers.chunks(AT_ONCE) {
         let answers = std::thread::scope(|scope| {
             let asked: Vec<_> = some
                 .iter()
-                .map(|handler| scope.spawn(|| ask(handler)))
+                .map(|handler| scope.spawn(|| ask(&**handler)))
                 .collect();
             let answers = asked.into_iter().map(|asked| {
                 asked
