@@ -24,7 +24,7 @@ pub(crate) struct End {
     /// With those under way.
     pub(crate) last: i64,
     /// The first record between the position and `stable`, where there is one; the position itself where it was not read
-    /// in time.
+    /// in time, or the log no longer holds it.
     pub(crate) first: Option<i64>,
 }
 
@@ -59,8 +59,9 @@ pub(crate) fn ends_and_rest(
         .set("isolation.level", "read_uncommitted")
         .create()?;
     let keys: Vec<Key> = waiting.keys().cloned().collect();
-    let stable = latest(&reader, &keys)?;
-    let last = latest(&all, &keys)?;
+    let stable = edge(&reader, &keys, Offset::End)?;
+    let last = edge(&all, &keys, Offset::End)?;
+    let begins = edge(&reader, &keys, Offset::Beginning)?;
     for (key, nexts) in &mut waiting {
         let (Some(&stable), Some(&last)) = (stable.get(key), last.get(key)) else {
             return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownPartition));
@@ -74,7 +75,9 @@ pub(crate) fn ends_and_rest(
             };
             ends.insert((key.clone(), *next), end);
         }
-        nexts.retain(|next| stable > *next);
+        // What the log no longer holds is not read; the client would wait for it in vain.
+        let begin = begins.get(key).copied().unwrap_or(0);
+        nexts.retain(|next| (begin..stable).contains(next));
     }
     loop {
         let mut round: BTreeMap<String, Vec<(i32, i64)>> = BTreeMap::new();
@@ -107,12 +110,16 @@ fn prompt(kafka: &KafkaConfig) -> ClientConfig {
     reader
 }
 
-/// The end of each partition as this client sees it: one question to each broker, whereas the watermarks are asked for one
-/// partition at a time.
-fn latest(reader: &BaseConsumer, keys: &[Key]) -> Result<BTreeMap<Key, i64>, KafkaError> {
+/// The begin or the end of each partition as this client sees it: one question to each broker, whereas the watermarks are
+/// asked for one partition at a time.
+fn edge(
+    reader: &BaseConsumer,
+    keys: &[Key],
+    edge: Offset,
+) -> Result<BTreeMap<Key, i64>, KafkaError> {
     let mut asked = TopicPartitionList::new();
     for (topic, partition) in keys {
-        asked.add_partition_offset(topic, *partition, Offset::End)?;
+        asked.add_partition_offset(topic, *partition, edge)?;
     }
     let answered = reader.offsets_for_times(asked, KAFKA_TIMEOUT)?;
     let mut ends = BTreeMap::new();
