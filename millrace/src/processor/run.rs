@@ -36,6 +36,7 @@ use crate::log::Key;
 use crate::log::client;
 use crate::log::consumer::{self, Context, GroupConsumer, KAFKA_TIMEOUT, Member, Polled};
 use crate::log::contact::{self, Contact};
+use crate::log::offsets::Committed;
 use crate::log::read::{PartitionReader, ReadError};
 use crate::log::transaction::{
     MESSAGE_MAX_BYTES, ToProduce, TransactionError, TransactionalProducer,
@@ -47,6 +48,8 @@ use crate::telemetry::events;
 /// How often requests and partitions that wait to be taken are looked at.
 const TICK: Duration = Duration::from_millis(250);
 const POLL: Duration = Duration::from_millis(100);
+/// A transaction of a processor that is gone is aborted when its time is over and the coordinator looks, every 10 s.
+const UNSTABLE_MAX: Duration = client::TRANSACTION_TIMEOUT.saturating_mul(3);
 /// What fails for less is not unhealthy yet.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -223,6 +226,8 @@ struct State {
     reader: Option<PartitionReader>,
     /// Where each partition of `<group>.blocked` was read to.
     heard: BTreeMap<i32, i64>,
+    /// Since when the group's offsets wait for a transaction.
+    unstable: Option<Instant>,
 }
 
 impl State {
@@ -276,6 +281,7 @@ impl Core {
                 held: BTreeSet::new(),
                 reader: None,
                 heard: BTreeMap::new(),
+                unstable: None,
             }),
             config,
             handler,
@@ -319,13 +325,52 @@ impl Core {
         taken
     }
 
+    /// What the group has committed. Offsets of a transaction that is open are waited for, but no longer than one may last
+    /// ([`UNSTABLE_MAX`]): one that a kill in the middle left behind may never end, and would stop the partition for good.
+    /// Then what was committed before it counts: what is emitted again has the same ids, and if that transaction ends after
+    /// all, the group keeps what was committed later.
+    fn committed(
+        &self,
+        consumer: &GroupConsumer<Self>,
+        keys: &[Key],
+    ) -> Result<BTreeMap<Key, Committed>, ProcessorError> {
+        let error = match consumer::committed(consumer, keys) {
+            Ok(committed) => {
+                self.state().unstable = None;
+                return Ok(committed);
+            }
+            Err(error) => error,
+        };
+        let since = *self.state().unstable.get_or_insert_with(Instant::now);
+        if since.elapsed() < UNSTABLE_MAX {
+            return Err(error.into());
+        }
+        // A client of its own: where it is not a transaction that is waited for, it may be the other one that is lost.
+        let reader: BaseConsumer = client::reader(&self.config.kafka, "offsets")
+            .set("group.id", self.handler.group())
+            .set("isolation.level", "read_uncommitted")
+            .create()?;
+        let committed = consumer::committed(&reader, keys).inspect_err(|_| {
+            // Kafka is away: its transactions have the time that is left to them after it is back.
+            self.state().unstable = Some(Instant::now());
+        })?;
+        tracing::warn!(
+            processor = self.handler.name(),
+            group = self.handler.group(),
+            waited_s = since.elapsed().as_secs(),
+            %error,
+            "the group's offsets are read without a transaction that does not end; `kafka-transactions find-hanging` on __consumer_offsets names it"
+        );
+        Ok(committed)
+    }
+
     fn claim(
         &self,
         consumer: &GroupConsumer<Self>,
         keys: &[Key],
     ) -> Result<BTreeMap<Key, i64>, ProcessorError> {
         let group = self.handler.group();
-        let committed = consumer::committed(consumer, keys)?;
+        let committed = self.committed(consumer, keys)?;
         let mut state = self.state();
         let State {
             reader,

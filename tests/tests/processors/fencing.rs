@@ -182,3 +182,23 @@ async fn members_that_come_and_go_emit_every_command_once_and_in_order() -> Resu
     first.stop().await?;
     Ok(())
 }
+
+/// The schedule: somebody's transaction holds offsets of the group and does not end, as after a kill of the broker in the middle of
+/// one; whoever asks for the group's offsets is told to wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_in_a_transaction_that_hangs_are_waited_for_no_longer_than_one_may_last()
+-> Result<()> {
+    let weather = Arc::new(Weather::default());
+    let mut world = World::new(&Topology::new().processor(Mirror(weather.clone())), 1).await?;
+    let hanging = world.hold_offsets("120000")?;
+    world.produce("h", &reserved("couple"))?;
+    let running = world.start();
+    until(&running, |report| report.last_error.is_some()).await?;
+    let waits = running.health().last_error.unwrap_or_default();
+    assert!(waits.contains("partitions could not be taken"), "{waits}");
+    assert!(waits.contains("OperationTimedOut"), "{waits}");
+    assert_eq!(world.until_commands(2).await?.len(), 2);
+    running.stop().await?;
+    drop(hanging);
+    Ok(())
+}

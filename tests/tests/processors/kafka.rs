@@ -21,7 +21,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::OwnedHeaders;
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ThreadedProducer};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tests::event;
 use tests::hall::{HallCommand, HallEvent, VenuePublished};
@@ -105,6 +105,27 @@ impl World {
             position: 0,
             kafka,
         })
+    }
+
+    /// A transaction that has committed offsets of the group and neither commits nor aborts for so long.
+    pub(super) fn hold_offsets(&self, timeout_ms: &str) -> Result<BaseProducer> {
+        let member: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", self.servers.kafka())
+            .set("group.id", self.own.group())
+            .create()?;
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", self.servers.kafka())
+            .set("transactional.id", format!("{}.hangs", self.own.group()))
+            .set("transaction.timeout.ms", timeout_ms)
+            .create()?;
+        producer.init_transactions(LONGEST)?;
+        producer.begin_transaction()?;
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(&self.own.topic, 0, Offset::Offset(0))?;
+        let group = member.group_metadata();
+        let group = group.ok_or_else(|| anyhow::anyhow!("no group"))?;
+        producer.send_offsets_to_transaction(&offsets, &group, LONGEST)?;
+        Ok(producer)
     }
 
     pub(super) fn start(&self) -> RunningProcessor {
